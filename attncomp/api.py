@@ -1,0 +1,257 @@
+"""The entry point: `compile` turns a pattern into a callable."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from attncomp import knobs
+from attncomp.codegen.emit import render
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
+from attncomp.errors import MissingTensorError, OptionError, suggest
+from attncomp.frontend.ast import Expr, to_text
+from attncomp.frontend.parser import parse
+from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
+from attncomp.ir.ops import SparseK
+from attncomp.ir.oracle import gate_matrix
+from attncomp.ir.reference import reference_attention
+from attncomp.ir.schedule import Problem
+from attncomp.runtime.autograd import attention
+from attncomp.runtime.checks import (
+    check_names,
+    check_query_key_value,
+    check_scores,
+    checked_scale,
+)
+from attncomp.runtime.explain import explain
+from attncomp.runtime.program import (
+    backend_for,
+    problem_from,
+    problem_text,
+    target_of,
+    unit_heads,
+)
+
+_OPTIONS: Final = ("backend",)
+
+
+def compile(
+    spec: str | Expr, *, backend: str | None = None, **options: object
+) -> CompiledPattern:
+    """The attention of a pattern, given as text (`"sparsek(k=512) | window(256)"`) or as its tree.
+
+    backend: "triton", "torch", "reference" (dense, by the definition), or None: what the variable
+    ATTNCOMP_BACKEND says, else Triton for tensors on a GPU and blocked torch for all others.
+    Kernels are generated at the first call and kept on disk; equal texts give one object.
+
+    Raises PatternError, with its place, for a pattern that has no meaning, and OptionError for an
+    unknown option or backend.
+    """
+    for name in options:
+        raise OptionError(
+            subject="compile", expected="option 'backend'", found=_unknown(name, _OPTIONS)
+        )
+    if backend is not None and backend not in knobs.BACKENDS:
+        *others, last = knobs.BACKENDS
+        raise OptionError(
+            subject="backend",
+            expected=f"{', '.join(others)} or {last}",
+            found=_unknown(backend, knobs.BACKENDS),
+        )
+    if isinstance(spec, str):
+        return _compile_text(spec, backend)
+    return CompiledPattern(spec, backend)
+
+
+def _unknown(name: object, known: tuple[str, ...]) -> str:
+    close = suggest(name, known) if isinstance(name, str) else None
+    return f"{name!r}" + (f" (did you mean '{close}'?)" if close is not None else "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _compile_text(text: str, backend: str | None) -> CompiledPattern:
+    return CompiledPattern(parse(text), backend)
+
+
+class CompiledPattern:
+    """Attention under one pattern: call it with q, k, v and the tensors that the pattern needs.
+
+    Two of them are equal if their canonical texts and backends are.
+    """
+
+    def __init__(self, expr: Expr, backend: str | None = None) -> None:
+        self._expr = expr
+        self._backend = backend
+        self._text = to_text(expr)
+        graph = build(expr)
+        self._needed = _score_names(graph)
+        # Selections that cannot matter are no part of any plan, nor are their scores.
+        self._used = lower(expr, _default_problem()).scores
+        self._recent: tuple[str, torch.device] | None = None
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scores: Tensor | None = None,
+        scale: float | None = None,
+        return_lse: bool = False,
+        **tensors: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attention of q [B, Hq, Nq, D] over k [B, Hk, Nk, D] and v [B, Hk, Nk, Dv].
+
+        Hk divides Hq; D and Dv are in 16..256; query i stands at position i + Nk - Nq. The dtype
+        is float16, bfloat16, float32 or, on backends torch and reference, float64; under
+        torch.autocast q, k and v are cast to its dtype. Strides are any with a last one of 1.
+        scores: [B, G, Nk] with G dividing Hq, of any floating dtype, for patterns with sparsek.
+        scale defaults to 1 / sqrt(D).
+
+        Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
+        in float32 (float64 for float64). A query that attends to no key has out 0 and lse -inf.
+        Differentiable once in q, k, v and scores. Raises a CallError that names the argument that
+        does not fit, and BackendError where the backend cannot run.
+        """
+        if scores is not None:
+            tensors["scores"] = scores
+        backend = backend_for(self._backend, q.device.type if isinstance(q, Tensor) else "cpu")
+        q, k, v = _autocast(q, k, v)
+        check_query_key_value(q, k, v, backend, self._text)
+        check_names(tensors, self._needed, self._text)
+        for name in self._needed:
+            check_scores(name, tensors.get(name), q, k, self._text)
+        factor = checked_scale(scale, q.shape[3], self._text)
+        if backend == "reference":
+            out, lse = self._reference(q, k, v, tensors, factor)
+        else:
+            used = [tensors[name] for name in self._used]
+            heads = unit_heads(int(q.shape[1]), int(k.shape[1]), [int(u.shape[1]) for u in used])
+            problem = problem_text(backend, q.dtype, int(q.shape[3]), int(v.shape[3]), heads)
+            if not torch.compiler.is_compiling():
+                self._recent = problem, q.device
+            out, lse = attention(q, k, v, used, factor, self._text, problem)
+        return (out, lse) if return_lse else out
+
+    def _reference(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: Mapping[str, Tensor], scale: float
+    ) -> tuple[Tensor, Tensor]:
+        real = torch.float64 if q.dtype == torch.float64 else torch.float32
+        graph = build(self._expr)
+        out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), tensors, scale)
+        return out.to(q.dtype), lse
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that a call needs beside q, k and v."""
+        return self._needed
+
+    @property
+    def backend(self) -> str | None:
+        """The backend asked for; None for that of the tensors' device."""
+        return self._backend
+
+    def plan_for(self, problem: Problem) -> KernelPlan:
+        """The kernel plan for a problem; its labels and spans are those of the text compiled."""
+        return lower(self._expr, problem)
+
+    @property
+    def plan(self) -> KernelPlan:
+        """The kernel plan of the latest call; before any, that of a usual problem on this machine.
+
+        The backend reference has none of its own: it shows that of backend torch.
+        """
+        return self.plan_for(_default_problem() if self._recent is None else problem_from(*self._recent))
+
+    @property
+    def source(self) -> str:
+        """The generated module for `plan`, as text."""
+        return render(self.plan)
+
+    def explain(self) -> str:
+        """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
+        return explain(self.plan, self._text, self._needed)
+
+    def mask(self, n_queries: int, n_keys: int | None = None, **tensors: Tensor) -> Tensor:
+        """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
+
+        H is the number of score groups. Raises CallError for sizes below 1 and tensors that do not
+        fit. For small sizes: takes time and memory in proportion to Nq * Nk.
+        """
+        n_keys = n_queries if n_keys is None else n_keys
+        for name, size in (("n_queries", n_queries), ("n_keys", n_keys)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise OptionError(subject=name, expected="a length of 1 or more", found=repr(size))
+        check_names(tensors, self._needed, self._text)
+        for name in self._needed:
+            if not isinstance(tensors.get(name), Tensor):
+                found = "none" if tensors.get(name) is None else type(tensors[name]).__name__
+                raise MissingTensorError(
+                    subject=name, expected=f"[B, G, {n_keys}]", found=found, pattern=self._text
+                )
+        groups = [tensors[name].shape[1] for name in self._needed if tensors[name].ndim == 3]
+        heads = math.lcm(*groups) or 1
+        return gate_matrix(build(self._expr), n_queries, n_keys, tensors, heads)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        backend = "" if self._backend is None else f", backend={self._backend!r}"
+        return f"attncomp.compile({self._text!r}{backend})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CompiledPattern):
+            return NotImplemented
+        return (self._text, self._backend) == (other._text, other._backend)
+
+    def __hash__(self) -> int:
+        return hash((self._text, self._backend))
+
+    def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
+        return _compile_text, (self._text, self._backend)
+
+
+def _score_names(graph: Graph) -> tuple[str, ...]:
+    """Names of the score tensors of all selections, in the order of the text."""
+    ops = map(graph.op, graph.walk())
+    return tuple(dict.fromkeys(op.scores for op in ops if isinstance(op, SparseK)))
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
+    given = (q, k, v)
+    if not all(isinstance(tensor, Tensor) for tensor in given):
+        return given
+    device_type = q.device.type
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return given
+    dtype = torch.get_autocast_dtype(device_type)
+    q, k, v = (
+        tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+        for tensor in given
+    )
+    return q, k, v
+
+
+@functools.cache
+def _default_problem() -> Problem:
+    """A usual problem on this machine: bfloat16 and D = 128 on a GPU, float32 and 64 without."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    size = 128 if on_gpu else 64
+    return Problem(
+        backend="triton" if on_gpu else "torch",
+        target=target_of(device),
+        dtype="bfloat16" if on_gpu else "float32",
+        head_dim=size,
+        value_dim=size,
+        unit_heads=4,
+    )

@@ -1,0 +1,194 @@
+"""From a pattern and a problem to the kernel plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from attncomp.codegen.plan import (
+    Comparison,
+    Gate,
+    KernelPlan,
+    Largest,
+    Selected,
+    SelectionPlan,
+    Smallest,
+    SweepPlan,
+)
+from attncomp.frontend.ast import Expr, to_text
+from attncomp.frontend.parser import parse
+from attncomp.ir.build import build
+from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.ops import (
+    Box,
+    Intersection,
+    Interval,
+    Partition,
+    SparseK,
+    Sweep,
+    Union,
+)
+from attncomp.ir.passes import Callback, pipeline, run
+from attncomp.ir.printer import box_condition, box_name, place, selection_text
+from attncomp.ir.schedule import Problem, Schedule, Tile
+
+Conjunction = tuple[Comparison, ...]
+
+
+def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = None) -> KernelPlan:
+    """Parse, build, run all passes and flatten: the plan of a pattern for a problem.
+
+    `callback(pass, graph, seconds)` is called after each pass. A pattern that attends nothing has
+    a plan without sweeps. Raises a PatternError with its place for a pattern that has no meaning,
+    and BackendError for a target or head dim without a schedule.
+    """
+    expr = parse(pattern) if isinstance(pattern, str) else pattern
+    graph = run(build(expr), pipeline(problem), callback)
+    return plan_of(graph, problem, to_text(expr))
+
+
+def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
+    """The plan that a scheduled graph is, for the pattern with the given canonical text."""
+    partition = graph.op(graph.root)
+    if not isinstance(partition, Partition) or partition.schedule is None:
+        raise ValueError(f"expected a scheduled partition, found {type(partition).__name__}")
+    selections = _selections(graph)
+    scores = tuple(dict.fromkeys(op.scores for op in selections.ops))
+    modes = {op.gate for op in selections.ops}
+    return KernelPlan(
+        mode=modes.pop() if modes else None,
+        scores=scores,
+        selections=tuple(
+            SelectionPlan(k=op.k, lag=op.lag, scores=op.scores) for op in selections.ops
+        ),
+        sweeps=tuple(
+            _sweep_plan(graph, node, selections, partition.schedule)
+            for node in graph.operands(graph.root)
+        ),
+        problem=problem,
+        schedule=partition.schedule,
+        pattern=pattern,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Selections:
+    """The selections of a plan, in order, and the index of each selection node."""
+
+    ops: tuple[SparseK, ...]
+    indices: dict[NodeId, int]
+
+
+def _selections(graph: Graph) -> _Selections:
+    nodes = [node for node in graph.walk() if isinstance(graph.op(node), SparseK)]
+    ops = {cast(SparseK, graph.op(node)) for node in nodes}
+    ordered = sorted(ops, key=lambda op: (op.lag, op.scores, -op.k))
+    indices = {node: ordered.index(cast(SparseK, graph.op(node))) for node in nodes}
+    return _Selections(tuple(ordered), indices)
+
+
+def _sweep_plan(
+    graph: Graph, node: NodeId, selections: _Selections, schedule: Schedule
+) -> SweepPlan:
+    op = cast(Sweep, graph.op(node))
+    gate, *others = graph.operands(node)
+    indices = [selections.indices[other] for other in others]
+    source = indices[0] if op.gathered else None
+    absent = tuple(indices[1:] if op.gathered else indices)
+    if source is None:
+        residual = contiguous_residual(op.boxes[0])
+    else:
+        residual = gathered_residual(op.boxes, selections.ops[source])
+    crisp = isinstance(graph.op(gate), Box)
+    plan_gate = None if crisp else _gate(graph, gate, selections)
+    full_tiles = source is None and not absent and _has_full_tiles(op.boxes[0], schedule.forward)
+    return SweepPlan(
+        source=source,
+        box=op.boxes,
+        absent=absent,
+        residual=residual,
+        gate=plan_gate,
+        bounds=op.bounds,
+        full_tiles=full_tiles,
+        label=_label(op.boxes, source, absent, residual, selections.ops),
+        origin="" if op.span is None else f"{op.span.source.name}:{place(op.span)}",
+    )
+
+
+def _has_full_tiles(box: Box, tile: Tile) -> bool:
+    """Whether a box is wide enough that a loop without mask code pays for its text.
+
+    A query tile attends at least `width - queries` neighbouring keys in common, of which two key
+    tiles hold one whole tile wherever they start.
+    """
+    distance, keys = box.distance, box.keys
+    wide = (
+        distance.lower is None
+        or distance.upper is None
+        or distance.upper - distance.lower >= tile.queries + 2 * tile.keys
+    )
+    return wide and (keys.upper is None or keys.upper - (keys.lower or 0) >= 2 * tile.keys)
+
+
+def _gate(graph: Graph, node: NodeId, selections: _Selections) -> Gate:
+    op = graph.op(node)
+    members = tuple(_gate(graph, operand, selections) for operand in graph.operands(node))
+    match op:
+        case Union():
+            return Largest(members)
+        case Intersection():
+            return Smallest(members)
+        case SparseK():
+            return Selected(selections.indices[node])
+        case _:
+            raise TypeError(f"expected a gate over selections, found {type(op).__name__}")
+
+
+def contiguous_residual(box: Box) -> tuple[Conjunction, ...]:
+    """The comparisons that a pair of existing positions needs to be in the box."""
+    conjunction = _comparisons(box.distance, box.keys)
+    return (conjunction,) if conjunction else ()
+
+
+def gathered_residual(boxes: tuple[Box, ...], source: SparseK) -> tuple[Conjunction, ...]:
+    """The comparisons that a selected pair needs to be in one of the boxes.
+
+    What selection implies, `q - k >= lag`, is left out; () where nothing remains.
+    """
+    conjunctions = []
+    for box in boxes:
+        lower = box.distance.lower
+        implied = lower is None or lower <= source.lag
+        distance = Interval(None if implied else lower, box.distance.upper)
+        conjunctions.append(_comparisons(distance, box.keys))
+    return () if () in conjunctions else tuple(conjunctions)
+
+
+def _comparisons(distance: Interval, keys: Interval) -> Conjunction:
+    found = []
+    if distance.lower is not None:
+        found.append(Comparison("distance", ">=", distance.lower))
+    if distance.upper is not None:
+        found.append(Comparison("distance", "<", distance.upper))
+    if keys.lower is not None and keys.lower > 0:
+        found.append(Comparison("key", ">=", keys.lower))
+    if keys.upper is not None:
+        found.append(Comparison("key", "<", keys.upper))
+    return tuple(found)
+
+
+def _label(
+    boxes: tuple[Box, ...],
+    source: int | None,
+    absent: tuple[int, ...],
+    residual: tuple[Conjunction, ...],
+    ops: tuple[SparseK, ...],
+) -> str:
+    """`window: 0 <= q - k < 256`, `sparsek(k=512) where q - k >= 256`."""
+    if source is None:
+        text = f"{box_name(boxes[0]) or 'band'}: {box_condition(boxes[0])}"
+    else:
+        text = selection_text(ops[source])
+        groups = [" and ".join(map(str, conjunction)) for conjunction in residual]
+        text += " where " + " or ".join(groups) if groups else ""
+    return text + "".join(f", not in {selection_text(ops[index])}" for index in absent)

@@ -1,0 +1,89 @@
+"""What `select` hands to `forward` and `backward`: a flat tuple of tensors, per selection.
+
+All times are in the selection's own clock `t = q - lag` with q the query *position*: key j enters
+the prefix at t = j, and a query with t < 0 has an empty prefix. N_k keys, score groups G.
+
+| field          | shape            | dtype        | meaning                                          |
+| -------------- | ---------------- | ------------ | ------------------------------------------------ |
+| score          | [B, G, Nk]       | fp32 or fp64 | the scores, contiguous and finite (NaN stays)    |
+| evict          | [B, G, Nk]       | int32        | key j is selected for j <= t < evict[j]          |
+| theta          | [B, G, Nk]       | as score     | k-th largest score of keys 0..t; -inf if t < k   |
+| delta          | [B, G, Nk]       | as score     | theta - tau in (0, 1]; 0 if t < k                |
+| support        | [B, G, Nk]       | int32        | how many keys of the prefix have a gate in (0,1) |
+| frac_birth     | [B, G, Nk]       | int32        | key j's gate is fractional, selected or not, for |
+| frac_death     | [B, G, Nk]       | int32        | frac_birth[j] <= t < frac_death[j]               |
+| tile_keys      | [B, G, T, min(k, Nk) + tile] | int32  | keys selected for any query of tile, ascending   |
+| tile_count     | [B, G, T]        | int32        | how many                                         |
+| segment_keys   | [B, G, S, min(k, Nk) + segment] | int32 | likewise for the segments of the backward        |
+| segment_count  | [B, G, S]        | int32        |                                                  |
+
+The gate is m = clip((score[j] - theta[t]) + delta[t], 0, 1), the same as clip(u_j - tau, 0, 1) but
+exact for scores of any size. Tile i covers query indices [i * tile, (i + 1) * tile), at positions
+index + Nk - Nq; segments likewise. Entries of lists beyond their count are 0. Without score
+gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+import torch
+
+from attncomp.codegen.plan import KernelPlan
+
+T = TypeVar("T")
+FieldKind: TypeAlias = Literal["float", "int"]
+
+
+class Field(NamedTuple):
+    """One tensor of the state: its name, whether it is real or integer, and its shape."""
+
+    name: str
+    kind: FieldKind
+    shape: tuple[int, ...]
+
+
+def state_fields(plan: KernelPlan) -> tuple[str, ...]:
+    """Names of the fields that each selection of the plan has, in order."""
+    soft = ("theta", "delta", "support", "frac_birth", "frac_death")
+    lists = ("tile_keys", "tile_count", "segment_keys", "segment_count")
+    return ("score", "evict", *(soft if plan.differentiable_scores else ()), *lists)
+
+
+def state_layout(
+    plan: KernelPlan, batch: int, groups: Sequence[int], n_queries: int, n_keys: int
+) -> list[Field]:
+    """All fields of all selections, flat; groups has the group count of each score tensor."""
+    tile, segment = plan.schedule.forward.queries, plan.schedule.segment
+    layout = []
+    for selection in plan.selections:
+        n_groups = groups[plan.scores.index(selection.scores)]
+        kept = torch.sym_min(selection.k, n_keys)
+        per_key = (batch, n_groups, n_keys)
+        per_tile = (batch, n_groups, (n_queries + tile - 1) // tile)
+        per_segment = (batch, n_groups, (n_queries + segment - 1) // segment)
+        shapes: dict[str, tuple[FieldKind, tuple[int, ...]]] = {
+            "score": ("float", per_key),
+            "evict": ("int", per_key),
+            "theta": ("float", per_key),
+            "delta": ("float", per_key),
+            "support": ("int", per_key),
+            "frac_birth": ("int", per_key),
+            "frac_death": ("int", per_key),
+            "tile_keys": ("int", (*per_tile, kept + tile)),
+            "tile_count": ("int", per_tile),
+            "segment_keys": ("int", (*per_segment, kept + segment)),
+            "segment_count": ("int", per_segment),
+        }
+        layout += [Field(name, *shapes[name]) for name in state_fields(plan)]
+    return layout
+
+
+def split_state(plan: KernelPlan, state: Sequence[T]) -> list[dict[str, T]]:
+    """The flat state as one mapping from field name to tensor a selection."""
+    names = state_fields(plan)
+    starts = range(0, len(names) * len(plan.selections), len(names))
+    return [
+        dict(zip(names, state[start : start + len(names)], strict=True)) for start in starts
+    ]

@@ -1,0 +1,112 @@
+"""What the torch templates ask of each sweep of a plan, worked out once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import assert_never
+
+from attncomp.codegen import expressions
+from attncomp.codegen.plan import Gate, KernelPlan, Largest, Selected, Smallest, SweepPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepView:
+    """One sweep as the templates see it.
+
+    title: its source text and place. flags: selections other than the source whose choice decides
+    which pairs count; reads: these and the source. mask: the condition of a pair as an expression
+    over `distance`, `key` and `selected_<i>`, "" for none; residual: the part of it that full
+    blocks need not evaluate. gates: selections whose gates the pair's gate is made of, () where
+    only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
+    gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
+    keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
+    looked for that need no mask.
+    """
+
+    index: int
+    source: int | None
+    lower: str
+    upper: str
+    full_lower: str
+    full_upper: str
+    title: str
+    flags: tuple[int, ...]
+    reads: tuple[int, ...]
+    residual: str
+    mask: str
+    gates: tuple[int, ...]
+    gate: str
+    owners: dict[int, str]
+    weighted: bool
+    keyed: bool
+    full_tiles: bool
+
+
+def sweep_views(plan: KernelPlan) -> list[SweepView]:
+    """The plan's sweeps, in order."""
+    return [_view(plan, index) for index in range(len(plan.sweeps))]
+
+
+def _view(plan: KernelPlan, index: int) -> SweepView:
+    sweep = plan.sweeps[index]
+    residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""
+    present = "" if sweep.gate is None else _presence(sweep.gate, sweep.source)
+    absent = [f"~selected_{i}" for i in sweep.absent]
+    conditions = [text for text in (residual, present, *absent) if text]
+    flags = set(sweep.absent)
+    gates: tuple[int, ...] = ()
+    gate, owners = "", {}
+    if sweep.gate is not None:
+        gate = expressions.gate_text(sweep.gate, expressions.TORCH)
+        owners = {
+            index: f"({text})" if " | " in text else text[1:-1]
+            for index, text in expressions.owner_texts(sweep.gate, expressions.TORCH).items()
+        }
+        flags |= {i for i in owners if f"selected_{i}" in present}
+        gates = tuple(sorted(owners)) if plan.differentiable_scores else ()
+    return SweepView(
+        index=index,
+        source=sweep.source,
+        **_bounds(sweep),
+        title=f"`{sweep.label}`" + (f", {sweep.origin}" if sweep.origin else ""),
+        flags=tuple(sorted(flags)),
+        reads=tuple(sorted(flags | ({sweep.source} if sweep.source is not None else set()))),
+        residual=residual,
+        mask=" & ".join(_operand(text) if len(conditions) > 1 else text for text in conditions),
+        gates=gates,
+        gate=gate,
+        owners=owners,
+        weighted=bool(gates) and plan.mode != "straight_through",
+        full_tiles=sweep.full_tiles and bool(residual) and not flags,
+        keyed=any(i != sweep.source for i in gates),
+    )
+
+
+def _bounds(sweep: SweepPlan) -> dict[str, str]:
+    names = ("lower", "upper", "full_lower", "full_upper")
+    if sweep.bounds is None:
+        return dict.fromkeys(names, "")
+    keys = expressions.range_texts(sweep.bounds.keys, expressions.TORCH)
+    full = expressions.range_texts(sweep.bounds.full_keys, expressions.TORCH)
+    return dict(zip(names, (*keys, *full), strict=True))
+
+
+def _operand(text: str) -> str:
+    """The text with the parentheses that an operand of `&` needs."""
+    return f"({text})" if " | " in text or " & " in text else text
+
+
+def _presence(gate: Gate, source: int | None) -> str:
+    """When the gate is not zero, as a condition on `selected_<i>`; "" where the source suffices."""
+    match gate:
+        case Selected(selection):
+            return "" if selection == source else f"selected_{selection}"
+        case Largest(members):
+            parts = [_presence(member, source) for member in members]
+            return " | ".join(_operand(part) for part in parts) if all(parts) else ""
+        case Smallest(members):
+            parts = [part for part in (_presence(member, source) for member in members) if part]
+            return " & ".join(_operand(part) for part in parts) if len(parts) > 1 else "".join(parts)
+        case _:
+            assert_never(gate)

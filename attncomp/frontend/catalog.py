@@ -1,0 +1,287 @@
+"""The primitives of the pattern language: one row of a table each.
+
+To add a primitive, add a row to `_ROWS`; its meaning as a gate function g(b, h, q, k) is given
+where the IR is built.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+from attncomp.errors import (
+    ArgumentOrderError,
+    ArgumentRangeError,
+    ArgumentTypeError,
+    MissingArgumentError,
+    RepeatedArgumentError,
+    Span,
+    TooManyArgumentsError,
+    UnknownArgumentError,
+    UnknownPatternError,
+    cropped,
+    quoted,
+    suggest,
+)
+
+Value: TypeAlias = int | float | str | bool
+
+MAX_INTEGER: Final = 2**31 - 1
+
+
+class _Required(enum.Enum):
+    REQUIRED = "REQUIRED"
+
+
+REQUIRED: Final = _Required.REQUIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument as written: `value`, or `name=value`; spans are None outside of a text."""
+
+    name: str | None
+    value: Value
+    span: Span | None = None
+    name_span: Span | None = None
+    value_span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of a primitive. `minimum` and `maximum` are inclusive, for numbers only."""
+
+    name: str
+    type: type[Value]
+    default: Value | Literal[_Required.REQUIRED] = REQUIRED
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    choices: tuple[Value, ...] = ()
+    doc: str
+
+    def check(self, pattern: str, argument: Argument) -> Value:
+        """The argument's value; ArgumentTypeError or ArgumentRangeError if it does not fit."""
+        value = argument.value
+        if self.type is float and type(value) is int:
+            # An integer beyond the floats is out of range, as 1e999 is.
+            fits = abs(value) <= sys.float_info.max
+            value = float(value) if fits else math.inf if value > 0 else -math.inf
+        if type(value) is not self.type:
+            raise ArgumentTypeError(
+                argument.value_span or argument.span,
+                pattern=pattern,
+                argument=quoted(self.name),
+                expected=_TYPE_NAMES[self.type],
+                found=_found(argument),
+                hint=self._type_hint(value),
+            )
+        expected = self._violated(value)
+        if expected is not None:
+            raise ArgumentRangeError(
+                argument.value_span or argument.span,
+                pattern=pattern,
+                argument=quoted(self.name),
+                expected=expected,
+                found=_found(argument),
+                hint=self._choice_hint(value),
+            )
+        return value
+
+    def _type_hint(self, value: Value) -> str | None:
+        if self.type is int and isinstance(value, float) and value.is_integer():
+            return f"did you mean '{int(value)}'?" if abs(value) <= MAX_INTEGER else None
+        if self.type is int and isinstance(value, str) and value.isascii() and value.isdigit():
+            return f"did you mean {quoted(value)}, without quotes?"
+        return None
+
+    def _violated(self, value: Value) -> str | None:
+        """What a value of the right type should have been, or None if it is allowed."""
+        if self.choices and value not in self.choices:
+            return "one of " + ", ".join(value_text(choice) for choice in self.choices)
+        if isinstance(value, float) and not math.isfinite(value):
+            return "finite"
+        if isinstance(value, int | float):
+            if self.minimum is not None and value < self.minimum:
+                return f"at least {self.minimum}"
+            if self.maximum is not None and value > self.maximum:
+                return f"at most {self.maximum}"
+        return None
+
+    def _choice_hint(self, value: Value) -> str | None:
+        if not isinstance(value, str):
+            return None
+        close = suggest(value, [choice for choice in self.choices if isinstance(choice, str)])
+        return f"did you mean {value_text(close)}?" if close else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primitive:
+    """A named pattern with its parameters. `soft`: its gate may lie between 0 and 1."""
+
+    name: str
+    parameters: tuple[Parameter, ...] = ()
+    soft: bool = False
+    doc: str
+
+    @property
+    def signature(self) -> str:
+        """The call with all parameters, as in `sparsek(k, lag=0, gate="key_value")`."""
+        if not self.parameters:
+            return self.name
+        shown = (
+            p.name if p.default is REQUIRED else f"{p.name}={value_text(p.default)}"
+            for p in self.parameters
+        )
+        return f"{self.name}({', '.join(shown)})"
+
+    def bind(
+        self, arguments: Sequence[Argument] = (), *, missing_span: Span | None = None
+    ) -> tuple[tuple[str, Value], ...]:
+        """Every parameter with its value, defaults included, in the order of declaration.
+
+        `missing_span` is where an argument that is not given would have stood. Raises the
+        argument errors of `attncomp.errors`, each with the span of the argument at fault.
+        """
+        given: dict[str, Argument] = {}
+        for index, argument in enumerate(arguments):
+            parameter = self._parameter(index, argument, arguments)
+            if parameter.name in given:
+                raise RepeatedArgumentError(
+                    argument.span, pattern=self.name, argument=quoted(parameter.name)
+                )
+            given[parameter.name] = argument
+        bound: list[tuple[str, Value]] = []
+        for parameter in self.parameters:
+            if parameter.name in given:
+                bound.append((parameter.name, parameter.check(self.name, given[parameter.name])))
+            elif parameter.default is REQUIRED:
+                raise MissingArgumentError(
+                    missing_span,
+                    pattern=self.name,
+                    argument=quoted(parameter.name),
+                    hint=f"the signature is {self.signature}",
+                )
+            else:
+                bound.append((parameter.name, parameter.default))
+        return tuple(bound)
+
+    def _parameter(
+        self, index: int, argument: Argument, arguments: Sequence[Argument]
+    ) -> Parameter:
+        """The parameter that the argument at `index` is for."""
+        if argument.name is not None:
+            for parameter in self.parameters:
+                if parameter.name == argument.name:
+                    return parameter
+            raise UnknownArgumentError(
+                argument.name_span or argument.span,
+                pattern=self.name,
+                argument=quoted(argument.name),
+                hint=_name_hint(argument.name, [p.name for p in self.parameters], "arguments"),
+            )
+        if index > 0 and arguments[index - 1].name is not None:
+            raise ArgumentOrderError(
+                argument.span, pattern=self.name, hint=f"the signature is {self.signature}"
+            )
+        if index >= len(self.parameters):
+            raise TooManyArgumentsError(
+                argument.span,
+                pattern=self.name,
+                expected=_counted(len(self.parameters)),
+                found=len(arguments),
+                hint=f"the signature is {self.signature}",
+            )
+        return self.parameters[index]
+
+
+_TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
+    {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+)
+
+
+def value_text(value: Value) -> str:
+    """A value as it is written in a pattern; strings in double quotes where possible."""
+    if isinstance(value, str):
+        return f"'{value}'" if '"' in value else f'"{value}"'
+    return repr(value)
+
+
+def _found(argument: Argument) -> str:
+    """The value as written, cropped to a length that suits a message."""
+    written = argument.value_span.text if argument.value_span else value_text(argument.value)
+    return cropped(written)
+
+
+def _counted(count: int) -> str:
+    return {0: "no arguments", 1: "1 argument"}.get(count, f"{count} arguments")
+
+
+def _name_hint(name: str, candidates: Iterable[str], what: str) -> str | None:
+    known = sorted(candidates)
+    close = suggest(name, known)
+    if close is not None:
+        return f"did you mean '{close}'?"
+    return f"known {what}: {', '.join(known)}" if known else None
+
+
+def lookup(name: str, span: Span | None = None) -> Primitive:
+    """The primitive called `name`; UnknownPatternError at `span`, with a suggestion, if none is."""
+    primitive = PRIMITIVES.get(name)
+    if primitive is None:
+        raise UnknownPatternError(
+            span, name=quoted(name), hint=_name_hint(name, PRIMITIVES, "patterns")
+        )
+    return primitive
+
+
+def _count(name: str, doc: str, *, minimum: int = 1, default: int | None = None) -> Parameter:
+    """An integer parameter that counts keys or positions."""
+    return Parameter(
+        name=name,
+        type=int,
+        default=REQUIRED if default is None else default,
+        minimum=minimum,
+        maximum=MAX_INTEGER,
+        doc=doc,
+    )
+
+
+_GATES = ("key_value", "value", "hard", "straight_through", "logit")
+
+_ROWS = (
+    Primitive(name="full", doc="Every key."),
+    Primitive(name="causal", doc="Keys at or before the query's position: k <= q."),
+    Primitive(
+        name="window",
+        parameters=(_count("size", "Keys attended, the query's own position included."),),
+        doc="The last `size` keys: 0 <= q - k < size.",
+    ),
+    Primitive(
+        name="first",
+        parameters=(_count("count", "Keys attended, from position 0."),),
+        doc="The first `count` keys, attention sinks or global keys: k < count.",
+    ),
+    Primitive(
+        name="sparsek",
+        parameters=(
+            _count("k", "Keys selected for a query."),
+            _count("lag", "Positions by which selection trails the query.", minimum=0, default=0),
+            Parameter(
+                name="gate",
+                type=str,
+                default="key_value",
+                choices=_GATES,
+                doc="How the gate enters attention.",
+            ),
+        ),
+        soft=True,
+        doc="The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).",
+    ),
+)
+
+PRIMITIVES: Final[Mapping[str, Primitive]] = MappingProxyType({row.name: row for row in _ROWS})

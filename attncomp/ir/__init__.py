@@ -1,0 +1,1 @@
+"""The intermediate representation of attention patterns, its passes and its oracle."""

@@ -1,0 +1,199 @@
+"""Ops of the pattern IR.
+
+    gate  :=  Box                       crisp: 1 in a band of distances and a range of keys, else 0
+           |  SparseK                   soft: the gate of a differentiable top-k selection
+           |  Union(gate, ...)          max over the operands
+           |  Intersection(gate, ...)   min over the operands
+           |  Complement(gate)          1 - gate, for crisp gates alone
+    sweep :=  Sweep(gate, [source], absent ...)     one pass over keys: a domain, a mask and a gate
+    root  :=  gate  |  Partition(sweep, ...)        sweeps that visit each attended pair once
+
+Operands are edges of the graph (`attncomp.ir.graph`), not fields of the op. The distance of a pair
+is query position minus key position; all intervals are half-open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from attncomp.errors import Span
+from attncomp.ir.schedule import Schedule
+
+GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
+GATE_MODES: tuple[GateMode, ...] = ("key_value", "value", "hard", "straight_through", "logit")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The integers `lower <= x < upper`; None stands for no limit on that side."""
+
+    lower: int | None = None
+    upper: int | None = None
+
+    def __contains__(self, value: int) -> bool:
+        return (self.lower is None or value >= self.lower) and (
+            self.upper is None or value < self.upper
+        )
+
+    @property
+    def empty(self) -> bool:
+        return self.lower is not None and self.upper is not None and self.lower >= self.upper
+
+    def intersect(self, other: Interval) -> Interval:
+        lowers = [x for x in (self.lower, other.lower) if x is not None]
+        uppers = [x for x in (self.upper, other.upper) if x is not None]
+        return Interval(max(lowers, default=None), min(uppers, default=None))
+
+    def covers(self, other: Interval) -> bool:
+        """Whether every integer of `other` is in this interval."""
+        return other.empty or self.intersect(other) == other
+
+    def __str__(self) -> str:
+        lower = "-inf" if self.lower is None else str(self.lower)
+        upper = "inf" if self.upper is None else str(self.upper)
+        return f"[{lower}, {upper})"
+
+
+ALL = Interval()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """Pairs with `q - k` in `distance`, `k` in `keys`: full, causal, window, first, their meets.
+
+    Keys are positions 0 <= k < n_keys, so a `keys` interval with lower limit 0 or None is the same.
+    """
+
+    distance: Interval = ALL
+    keys: Interval = ALL
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def empty(self) -> bool:
+        upper = self.keys.upper
+        return self.distance.empty or self.keys.empty or (upper is not None and upper <= 0)
+
+    def intersect(self, other: Box) -> Box:
+        return Box(
+            distance=self.distance.intersect(other.distance),
+            keys=self.keys.intersect(other.keys),
+            span=self.span,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseK:
+    """The k highest-scored keys of the prefix `k + lag <= q` (arXiv 2406.16747), gated softly.
+
+    scores names the run-time tensor [B, G, Nk] that ranks the keys. The gate is 0 wherever
+    `q - k < lag`.
+    """
+
+    k: int
+    lag: int = 0
+    gate: GateMode = "key_value"
+    scores: str = "scores"
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def support(self) -> Interval:
+        """Distances at which a pair can be selected."""
+        return Interval(self.lag, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Union:
+    """Fuzzy union: the largest gate of the operands."""
+
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intersection:
+    """Fuzzy intersection: the smallest gate of the operands."""
+
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complement:
+    """One minus the gate of the one operand, which is crisp (or a SparseK with a hard gate)."""
+
+    span: Span | None = field(default=None, compare=False)
+
+
+TermBase: TypeAlias = Literal["constant", "first", "last", "n_keys"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """An affine bound `base + offset`; first and last are the inclusive ends of a tile."""
+
+    base: TermBase
+    offset: int = 0
+
+    def __str__(self) -> str:
+        if self.base == "constant":
+            return str(self.offset)
+        sign = "+" if self.offset > 0 else "-"
+        return self.base if self.offset == 0 else f"{self.base} {sign} {abs(self.offset)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A half-open range `[max(lower), min(upper))` of positions, empty where lower >= upper."""
+
+    lower: tuple[Term, ...]
+    upper: tuple[Term, ...]
+
+    def __str__(self) -> str:
+        lower, upper = (", ".join(map(str, terms)) for terms in (self.lower, self.upper))
+        lower = f"max({lower})" if len(self.lower) > 1 else lower
+        upper = f"min({upper})" if len(self.upper) > 1 else upper
+        return f"[{lower}, {upper})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Where a contiguous sweep goes, as functions of a tile's first and last position.
+
+    keys / full_keys: for a tile of query positions, the keys to visit and those among them that
+    every query of the tile attends. queries / full_queries: for a tile of keys, the query positions
+    likewise; key tiles that reach out of `Box.keys` are never full.
+    """
+
+    keys: Range
+    full_keys: Range
+    queries: Range
+    full_queries: Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """One pass over keys: pairs inside one of `boxes` that no `absent` selection attends.
+
+    Operands: the gate (a constant-1 Box for crisp sweeps), then, if `gathered`, the SparseK whose
+    index list is walked, then the SparseK selections that must not have selected the pair. Pairs of
+    a gathered sweep are selected by the source. `boxes` are disjoint; a contiguous sweep has one.
+    `bounds`, set by the bound pass, has one entry a box of a contiguous sweep.
+    """
+
+    boxes: tuple[Box, ...]
+    gathered: bool
+    bounds: Bounds | None = None
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """The whole pattern as sweeps that visit each attended pair exactly once, in order.
+
+    `schedule` is set by the schedule pass.
+    """
+
+    schedule: Schedule | None = None
+    span: Span | None = field(default=None, compare=False)
+
+
+Op: TypeAlias = "Box | SparseK | Union | Intersection | Complement | Sweep | Partition"

@@ -1,0 +1,288 @@
+"""The meaning of a graph as a dense matrix of gates: the truth that every other path is held to.
+
+Everything here follows the definitions, takes time and memory proportional to Nq * Nk (times a
+logarithm) and shares no code with the passes, the kernels or their selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_never
+
+from attncomp.errors import MissingTensorError, TensorShapeError, VerificationError
+from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.ops import (
+    Box,
+    Complement,
+    GateMode,
+    Intersection,
+    Interval,
+    Partition,
+    SparseK,
+    Sweep,
+    Union,
+)
+
+
+def gate_mode(graph: Graph) -> GateMode | None:
+    """The gate mode that the soft members of the graph share, or None if all are crisp.
+
+    Raises VerificationError where two of them differ.
+    """
+    mode: GateMode | None = None
+    for node, op in _sparse_ks(graph):
+        if mode is not None and op.gate != mode:
+            raise VerificationError(
+                f"gate mode {op.gate} beside {mode}", pass_name="oracle", node=f"%{node}"
+            )
+        mode = op.gate
+    return mode
+
+
+def gate_matrix(
+    graph: Graph, n_queries: int, n_keys: int, tensors: Mapping[str, Tensor], heads: int = 1
+) -> Tensor:
+    """The gate of every pair, [B, H, Nq, Nk] in [0, 1]; [1, 1, Nq, Nk] for crisp patterns.
+
+    The last query stands at the position of the last key. tensors holds the scores, [B, G, Nk] with
+    G dividing heads; the result has their dtype (float64 for crisp patterns) and is differentiable
+    with respect to them, membership in sets held constant. `gate="straight_through"` gives 0 or 1
+    with the gradient of the key_value gate. Of equal operands of a union or an intersection the
+    first takes the gradient.
+
+    Raises MissingTensorError and TensorShapeError for the scores, and VerificationError if a
+    partition visits a pair twice.
+    """
+    mode = gate_mode(graph)
+    pairs = _Pairs.of(graph, n_queries, n_keys, tensors)
+    selections = {
+        node: _select(op, pairs, _scores(op, n_keys, tensors, heads), heads)
+        for node, op in _sparse_ks(graph)
+    }
+    gates: dict[NodeId, Tensor] = {}
+    for node in graph.walk():
+        gates[node] = _gate(graph, node, pairs, gates, selections)
+    gate = gates[graph.root]
+    if mode == "straight_through":
+        gate = (gate != 0).to(gate.dtype) + (gate - gate.detach())
+    dtypes = [tensors[op.scores].dtype for _, op in _sparse_ks(graph)]
+    return gate.to(dtypes[0]) if dtypes else gate
+
+
+def projection(scores: Tensor, prefix: Tensor, k: int) -> Tensor:
+    """SPARSEK of each prefix: the Euclidean projection onto { m : 0 <= m <= 1, sum m = k }.
+
+    arXiv 2406.16747, equation 4. scores [..., 1, N] and prefix [..., T, N] (bool) give m
+    [..., T, N] float64: clip(u - tau, 0, 1) with the threshold of each row solved exactly on the
+    breakpoints of the piecewise linear sum; 1 for prefixes of k keys or fewer. Infinite scores
+    count as the largest finite numbers; a NaN makes every gate of its prefix NaN.
+    """
+    n_keys = scores.shape[-1]
+    if k >= n_keys:
+        return prefix.to(torch.float64).expand(*scores.shape[:-2], *prefix.shape[-2:])
+    full = prefix.sum(-1, keepdim=True) > k
+    # Relative to the k-th largest score, so that scores of any size keep their fractions: the
+    # threshold is then in [-1, 0) and scores beyond [-2, 2] have a gate of 0 or 1 whatever it is.
+    finite = _finite(scores)
+    ranked = finite.detach().masked_fill(~prefix, -torch.inf).sort(-1, descending=True).values
+    theta = torch.where(full, ranked[..., k - 1 : k], 0.0)
+    relative = (finite - theta).clamp(-2.0, 2.0).masked_fill(~prefix, -2.0)
+    threshold = _threshold(relative.detach(), k)
+    members = relative.detach() - threshold
+    fractional = (members > 0) & (members < 1)
+    saturated = members >= 1
+    # tau as a function of the fractional scores alone, so that autograd gives its derivative.
+    size = fractional.sum(-1, keepdim=True)
+    total = torch.where(fractional, relative, 0.0).sum(-1, keepdim=True)
+    tau = (total + saturated.sum(-1, keepdim=True) - k) / size.clamp(min=1)
+    gate = torch.where(fractional, (relative - tau).clamp(0.0, 1.0), saturated.to(torch.float64))
+    unknown = (scores.isnan() & prefix).any(-1, keepdim=True)
+    gate = gate.masked_fill(unknown & prefix, torch.nan)
+    return torch.where(full, gate, prefix.to(torch.float64))
+
+
+def _threshold(relative: Tensor, k: int) -> Tensor:
+    """tau in [-1, 0) with sum clip(relative - tau, 0, 1) = k, for each row of [..., N]."""
+    ends = torch.tensor([-1.0, 0.0], dtype=relative.dtype, device=relative.device)
+    ends = ends.expand(*relative.shape[:-1], 2)
+    points = torch.cat([relative, relative - 1, ends], -1).clamp(-1.0, 0.0).sort(-1).values
+    # The sum falls from k or more at -1 to less than k at 0: bisect for the piece it crosses k in.
+    low = torch.zeros_like(points[..., :1], dtype=torch.int64)
+    high = torch.full_like(low, points.shape[-1] - 1)
+    for _ in range(points.shape[-1].bit_length()):
+        middle = (low + high) // 2
+        total = (relative - points.gather(-1, middle)).clamp(0.0, 1.0).sum(-1, keepdim=True)
+        enough = total >= k
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    inside = (points.gather(-1, low) + points.gather(-1, high)) / 2
+    fractional = (relative > inside) & (relative < inside + 1)
+    saturated = relative >= inside + 1
+    total = torch.where(fractional, relative, 0.0).sum(-1, keepdim=True)
+    count = fractional.sum(-1, keepdim=True)
+    tau = (total + saturated.sum(-1, keepdim=True) - k) / count.clamp(min=1)
+    return torch.where(count > 0, tau, -1.0)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """A float64 copy with infinities replaced, through which gradients pass unchanged."""
+    limits = torch.finfo(scores.dtype)
+    finite = scores.to(torch.float64, copy=True)
+    # In place and unrecorded: the derivative of clamp would drop what an infinite score is due.
+    with torch.no_grad():
+        return finite.clamp_(limits.min, limits.max)
+
+
+class _Selection(NamedTuple):
+    """selected [B, H, Nq, Nk] bool and the gate of those pairs, 0 elsewhere."""
+
+    selected: Tensor
+    gate: Tensor
+
+
+class _Pairs(NamedTuple):
+    """distance [Nq, Nk] is query position minus key position; key [1, Nk]."""
+
+    distance: Tensor
+    key: Tensor
+
+    @staticmethod
+    def of(graph: Graph, n_queries: int, n_keys: int, tensors: Mapping[str, Tensor]) -> _Pairs:
+        used = (tensors[op.scores].device for _, op in _sparse_ks(graph) if op.scores in tensors)
+        device = next(used, torch.device("cpu"))
+        key = torch.arange(n_keys, device=device)[None, :]
+        query = torch.arange(n_queries, device=device)[:, None] + (n_keys - n_queries)
+        return _Pairs(query - key, key)
+
+    def inside(self, box: Box) -> Tensor:
+        return _within(self.distance, box.distance) & _within(self.key, box.keys)
+
+
+def _within(value: Tensor, interval: Interval) -> Tensor:
+    inside = torch.ones_like(value, dtype=torch.bool)
+    if interval.lower is not None:
+        inside &= value >= interval.lower
+    if interval.upper is not None:
+        inside &= value < interval.upper
+    return inside
+
+
+def _sparse_ks(graph: Graph) -> Iterator[tuple[NodeId, SparseK]]:
+    for node in graph.walk():
+        op = graph.op(node)
+        if isinstance(op, SparseK):
+            yield node, op
+
+
+def _scores(op: SparseK, n_keys: int, tensors: Mapping[str, Tensor], heads: int) -> Tensor:
+    """The scores of each group, [B, G, 1, Nk]."""
+    if op.scores not in tensors:
+        raise MissingTensorError(
+            subject=op.scores, expected="[B, G, Nk]", found=", ".join(sorted(tensors)) or "none"
+        )
+    scores = tensors[op.scores]
+    fits = scores.ndim == 3 and scores.shape[2] == n_keys and scores.shape[1] > 0
+    if not fits or heads % scores.shape[1]:
+        raise TensorShapeError(
+            subject=op.scores,
+            expected=f"[B, G, {n_keys}] with G dividing {heads} heads",
+            found=tuple(scores.shape),
+        )
+    return scores[:, :, None, :]
+
+
+def _select(op: SparseK, pairs: _Pairs, scores: Tensor, heads: int) -> _Selection:
+    """The k best keys of each prefix, ties to the earlier key, and their gates, for each head."""
+    prefix = pairs.distance >= op.lag
+    u = _finite(scores.detach())
+    key = pairs.key
+    wins = (u.mT > u) | ((u.mT == u) & (key.T < key))  # [B, G, Nk, Nk]: row beats column
+    rank = prefix.to(torch.float64) @ wins.to(torch.float64)
+    selected = prefix & (rank < op.k)
+    gate = selected.to(torch.float64)
+    if op.gate != "hard":
+        gate = torch.where(selected, projection(scores, prefix, op.k), 0.0)
+    shared = heads // scores.shape[1]
+    return _Selection(selected.repeat_interleave(shared, 1), gate.repeat_interleave(shared, 1))
+
+
+def _gate(
+    graph: Graph,
+    node: NodeId,
+    pairs: _Pairs,
+    gates: Mapping[NodeId, Tensor],
+    selections: Mapping[NodeId, _Selection],
+) -> Tensor:
+    op = graph.op(node)
+    operands = [gates[operand] for operand in graph.operands(node)]
+    match op:
+        case Box():
+            return pairs.inside(op).to(torch.float64)[None, None]
+        case SparseK():
+            return selections[node].gate
+        case Union():
+            largest = operands[0]
+            for other in operands[1:]:
+                largest = torch.where(_keep(largest >= other, largest), largest, other)
+            return largest
+        case Intersection():
+            smallest = operands[0]
+            for other in operands[1:]:
+                smallest = torch.where(_keep(smallest <= other, smallest), smallest, other)
+            return smallest
+        case Complement():
+            return 1 - operands[0]
+        case Sweep():
+            return _sweep(graph, node, op, pairs, operands[0], selections)
+        case Partition():
+            return _partition(node, pairs, operands)
+        case _:
+            assert_never(op)
+
+
+def _keep(better: Tensor, first: Tensor) -> Tensor:
+    """Where the first of two gates stands: where it is the better, or NaN."""
+    return better | first.isnan()
+
+
+def _sweep(
+    graph: Graph,
+    node: NodeId,
+    op: Sweep,
+    pairs: _Pairs,
+    gate: Tensor,
+    selections: Mapping[NodeId, _Selection],
+) -> Tensor:
+    walked = list(graph.operands(node)[1:])
+    visits = torch.zeros_like(pairs.distance)
+    for box in op.boxes:
+        visits = visits + pairs.inside(box)
+    if (visits > 1).any():
+        raise _twice("boxes of a sweep", visits > 1, node)
+    mask = (visits > 0)[None, None]
+    if op.gathered:
+        mask = mask & selections[walked.pop(0)].selected
+    for absent in walked:
+        mask = mask & ~selections[absent].selected
+    return torch.where(mask, gate, 0.0)
+
+
+def _partition(node: NodeId, pairs: _Pairs, sweeps: list[Tensor]) -> Tensor:
+    visits = torch.zeros_like(pairs.distance)[None, None]
+    total = visits.to(torch.float64)
+    for sweep in sweeps:
+        total = total + sweep
+        visits = visits + (sweep != 0)
+    if (visits > 1).any():
+        raise _twice("sweeps of a partition", visits > 1, node)
+    return total
+
+
+def _twice(what: str, where: Tensor, node: NodeId) -> VerificationError:
+    query, key = where.nonzero()[0, -2:].tolist()
+    return VerificationError(
+        f"two {what} visit key {key} for query {query}", pass_name="oracle", node=f"%{node}"
+    )

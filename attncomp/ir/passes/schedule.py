@@ -1,0 +1,78 @@
+"""The pass `schedule`: the order of sweeps, tile shapes and head packing for a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.ops import Op, Partition
+from attncomp.ir.schedule import Problem, Schedule, Tile
+from attncomp.ir.schedule_table import Shape, row_for
+
+MIN_QUERIES: Final = 16  # the smallest side of a matrix product on tensor cores
+
+
+@dataclass(frozen=True)
+class ScheduleTiles:
+    """Sets the schedule of the Partition from the device table; sweeps stay in canonical order.
+
+    Contiguous sweeps thus come first: they start without waiting for a list of keys, and their
+    maxima steady the online softmax.
+
+    >>> from attncomp.frontend.parser import parse
+    >>> from attncomp.ir.build import build
+    >>> from attncomp.ir.passes.make_disjoint import MakeDisjoint
+    >>> problem = Problem(backend="triton", target="sm_90", dtype="bfloat16", head_dim=128,
+    ...                   value_dim=128, unit_heads=4)
+    >>> graph = ScheduleTiles(problem)(MakeDisjoint()(build(parse("window(256)"))))
+    >>> graph.op(graph.root).schedule.forward
+    Tile(queries=32, keys=64, warps=8, stages=2)
+    """
+
+    problem: Problem
+    name: ClassVar[str] = "schedule"
+
+    def __call__(self, graph: Graph) -> Graph:
+        schedule = schedule_of(self.problem)
+
+        def rule(new: Graph, op: Op, operands: tuple[NodeId, ...]) -> NodeId:
+            if isinstance(op, Partition):
+                op = replace(op, schedule=schedule)
+            return new.add(op, operands)
+
+        return graph.rewrite(rule)
+
+
+def schedule_of(problem: Problem) -> Schedule:
+    """The schedule of a problem, from the table's row for its target and padded head dim.
+
+    packed_heads is the largest power of two that divides the unit's heads and leaves a forward
+    tile 16 query positions. fp32 and fp64 halve the key tiles: their rows take twice the memory.
+    Raises BackendError for a target or head dim that has no row.
+    """
+    width = max(problem.head_dim, problem.value_dim)
+    row = row_for(problem.backend, problem.target, 1 << (width - 1).bit_length())
+    on_torch = problem.backend == "torch"
+    packed = problem.unit_heads & -problem.unit_heads
+    # Torch tiles hold all heads of a unit at any length; elsewhere heads and positions share rows.
+    limit = packed if on_torch else max(1, row.forward.rows // MIN_QUERIES)
+    packed = min(packed, limit)
+    narrow = not on_torch and problem.dtype in ("float32", "float64")
+
+    def tile(shape: Shape, packed: int = 1) -> Tile:
+        return Tile(
+            queries=shape.rows if on_torch else max(MIN_QUERIES, shape.rows // packed),
+            keys=max(MIN_QUERIES, shape.keys // 2) if narrow else shape.keys,
+            warps=shape.warps,
+            stages=shape.stages,
+        )
+
+    return Schedule(
+        packed_heads=packed,
+        forward=tile(row.forward, packed),
+        backward_query=tile(row.backward_query, packed),
+        backward_gathered=tile(row.backward_gathered),
+        backward_contiguous=tile(row.backward_contiguous),
+        segment=row.segment,
+    )

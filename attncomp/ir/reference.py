@@ -1,0 +1,99 @@
+"""Dense attention under a pattern, straight from its definition: slow, differentiable, exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_never
+
+from attncomp.errors import TensorShapeError
+from attncomp.ir.graph import Graph
+from attncomp.ir.ops import GateMode
+from attncomp.ir.oracle import gate_matrix, gate_mode
+
+
+def reference_attention(
+    graph: Graph,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tensors: Mapping[str, Tensor],
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention by the gates of `oracle.gate_matrix`, computed in the dtype of the inputs.
+
+    query [B, Hq, Nq, D], key [B, Hk, Nk, D], value [B, Hk, Nk, Dv] and tensors as `gate_matrix`
+    has them, B or 1 in their batch; scale defaults to 1 / sqrt(D). Gives out [B, Hq, Nq, Dv] and
+    lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A row without keys gives
+    0, -inf and gradients of 0. Both are differentiable, twice, in query, key, value and scores.
+
+    Raises TensorShapeError where shapes do not fit each other.
+    """
+    _check_shapes(query, key, value)
+    heads, n_queries, head_dim = query.shape[1:]
+    n_keys = key.shape[2]
+    gate = gate_matrix(graph, n_queries, n_keys, tensors, heads)
+    if gate.shape[0] not in (1, query.shape[0]):
+        raise TensorShapeError(
+            subject="batch of the scores", expected=(query.shape[0],), found=(gate.shape[0],)
+        )
+    attended = gate != 0  # NaN is attended, so that it shows
+    gate = torch.where(attended, gate, 1.0).to(query.dtype)
+    logit_gate, value_gate, bias = _gate_roles(gate, gate_mode(graph))
+
+    shared = heads // key.shape[1]
+    scale = 1 / math.sqrt(head_dim) if scale is None else scale
+    product = scale * query @ key.repeat_interleave(shared, dim=1).mT  # [B, Hq, Nq, Nk]
+    logits = logit_gate * product + bias
+    logits = logits.masked_fill(~attended, -torch.inf)
+    empty = ~attended.any(-1, keepdim=True)
+    # The largest logit of each row; the extra column serves inputs without keys.
+    shift = torch.nn.functional.pad(logits.detach(), (0, 1), value=-torch.inf).amax(-1, True)
+    shift = shift.masked_fill(empty, 0.0)
+    weight = (logits - shift).exp()
+    total = weight.sum(-1, keepdim=True).masked_fill(empty, 1.0)
+    out = (weight / total * value_gate) @ value.repeat_interleave(shared, dim=1)
+    lse = (total.log() + shift).masked_fill(empty, -torch.inf)
+    return out, lse.squeeze(-1)
+
+
+def _gate_roles(
+    gate: Tensor, mode: GateMode | None
+) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+    """What multiplies the logits, what multiplies the values and what is added to the logits."""
+    match mode:
+        case "key_value" | "straight_through":
+            return gate, gate, 0.0
+        case "value":
+            return 1.0, gate, 0.0
+        case "logit":
+            return 1.0, 1.0, gate.log()
+        case "hard" | None:
+            return 1.0, 1.0, 0.0
+        case _:
+            assert_never(mode)
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for subject, tensor in (("q", query), ("k", key), ("v", value)):
+        if tensor.ndim != 4:
+            raise TensorShapeError(
+                subject=subject, expected="of 4 dimensions", found=tuple(tensor.shape)
+            )
+    batch, heads, _, head_dim = query.shape
+    key_heads, n_keys = key.shape[1:3]
+    if key.shape != (batch, key_heads, n_keys, head_dim) or not key_heads or heads % key_heads:
+        raise TensorShapeError(
+            subject="k",
+            expected=f"[{batch}, Hk, Nk, {head_dim}] with Hk dividing {heads} heads",
+            found=tuple(key.shape),
+        )
+    if value.shape[:3] != key.shape[:3]:
+        raise TensorShapeError(
+            subject="v",
+            expected=f"[{batch}, {key_heads}, {n_keys}, Dv]",
+            found=tuple(value.shape),
+        )

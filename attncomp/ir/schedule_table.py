@@ -1,0 +1,165 @@
+"""Tile shapes by device: the one table that the schedule pass reads.
+
+A row is for one backend, a family of targets and padded head dims up to `head_dim`; rows (of a
+tile) are query positions times packed heads. To tune a device, edit its rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from attncomp.errors import BackendError
+from attncomp.ir.schedule import BackendName
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kernel's tile: rows by keys, with warps and pipeline stages."""
+
+    rows: int
+    keys: int
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The shapes for head dims up to `head_dim`, and the segment of the gathered backward."""
+
+    head_dim: int
+    forward: Shape
+    backward_query: Shape
+    backward_gathered: Shape
+    backward_contiguous: Shape
+    segment: int = 2048
+
+
+# The accumulator of a forward tile is rows * head_dim fp32 registers over its warps: 128 x 128 in
+# eight warps is 64 a thread, which leaves room for the scores; 256 wide it must be half as tall.
+# The backward keeps two accumulators (dk and dv), so its tiles are half the forward's.
+_WIDE_64: Final = Row(
+    64,
+    forward=Shape(128, 64, warps=4, stages=3),
+    backward_query=Shape(64, 64, warps=4, stages=3),
+    backward_gathered=Shape(64, 64, warps=4, stages=2),
+    backward_contiguous=Shape(64, 64, warps=4, stages=2),
+)
+_WIDE_128: Final = Row(
+    128,
+    forward=Shape(128, 64, warps=8, stages=2),
+    backward_query=Shape(64, 64, warps=4, stages=2),
+    backward_gathered=Shape(64, 64, warps=8, stages=2),
+    backward_contiguous=Shape(64, 64, warps=8, stages=2),
+)
+_WIDE_256: Final = Row(
+    256,
+    forward=Shape(64, 32, warps=8, stages=2),
+    backward_query=Shape(64, 32, warps=8, stages=2),
+    backward_gathered=Shape(64, 32, warps=8, stages=1),
+    backward_contiguous=Shape(64, 32, warps=8, stages=1),
+)
+# 99 KiB of shared memory a block (consumer Ampere, Ada, consumer Blackwell) hold one stage less.
+_SMALL_64: Final = Row(
+    64,
+    forward=Shape(128, 64, warps=4, stages=2),
+    backward_query=Shape(64, 64, warps=4, stages=2),
+    backward_gathered=Shape(64, 64, warps=4, stages=1),
+    backward_contiguous=Shape(64, 64, warps=4, stages=1),
+)
+_SMALL_128: Final = Row(
+    128,
+    forward=Shape(128, 32, warps=8, stages=2),
+    backward_query=Shape(64, 32, warps=4, stages=2),
+    backward_gathered=Shape(64, 32, warps=8, stages=1),
+    backward_contiguous=Shape(64, 32, warps=8, stages=1),
+)
+_SMALL_256: Final = Row(
+    256,
+    forward=Shape(64, 32, warps=8, stages=1),
+    backward_query=Shape(64, 32, warps=8, stages=1),
+    backward_gathered=Shape(32, 32, warps=8, stages=1),
+    backward_contiguous=Shape(32, 32, warps=8, stages=1),
+)
+# 64 KiB of local data share and 64 lanes a wavefront on CDNA 3: fewer stages, fewer warps.
+_CDNA_64: Final = Row(
+    64,
+    forward=Shape(128, 64, warps=4, stages=2),
+    backward_query=Shape(64, 64, warps=4, stages=1),
+    backward_gathered=Shape(64, 64, warps=4, stages=1),
+    backward_contiguous=Shape(64, 64, warps=4, stages=1),
+)
+_CDNA_128: Final = Row(
+    128,
+    forward=Shape(128, 64, warps=4, stages=1),
+    backward_query=Shape(64, 64, warps=4, stages=1),
+    backward_gathered=Shape(64, 64, warps=4, stages=1),
+    backward_contiguous=Shape(64, 64, warps=4, stages=1),
+)
+_CDNA_256: Final = Row(
+    256,
+    forward=Shape(64, 32, warps=4, stages=1),
+    backward_query=Shape(64, 32, warps=4, stages=1),
+    backward_gathered=Shape(32, 32, warps=4, stages=1),
+    backward_contiguous=Shape(32, 32, warps=4, stages=1),
+)
+# Blocked torch wants few large matmuls; 128 positions keep a tile's scores within cache.
+_TORCH: Final = Row(
+    256,
+    forward=Shape(128, 512),
+    backward_query=Shape(128, 512),
+    backward_gathered=Shape(128, 512),
+    backward_contiguous=Shape(128, 512),
+)
+# Triton's interpreter on a CPU: the smallest tiles, so that short tests cross many tile edges.
+_INTERPRETER: Final = Row(
+    256,
+    forward=Shape(32, 16),
+    backward_query=Shape(16, 16),
+    backward_gathered=Shape(16, 16),
+    backward_contiguous=Shape(16, 16),
+    segment=64,
+)
+
+# Targets of a family use the entry with the highest number that is not above theirs.
+_CUDA: Final[dict[int, tuple[Row, ...]]] = {
+    80: (_WIDE_64, _WIDE_128, _WIDE_256),
+    86: (_SMALL_64, _SMALL_128, _SMALL_256),
+    90: (_WIDE_64, _WIDE_128, _WIDE_256),
+    100: (_WIDE_64, _WIDE_128, _WIDE_256),
+    120: (_SMALL_64, _SMALL_128, _SMALL_256),
+}
+_CDNA: Final = (_CDNA_64, _CDNA_128, _CDNA_256)
+
+
+def rows_for(backend: BackendName, target: str) -> tuple[Row, ...]:
+    """The rows of a target, by ascending head dim.
+
+    Raises BackendError for a target that the backend cannot run on.
+    """
+    if backend == "torch":
+        return (_TORCH,)
+    if target == "cpu":
+        return (_INTERPRETER,)
+    cuda = re.fullmatch(r"sm_(\d{2,3})[a-z]?", target)
+    if cuda and int(cuda[1]) >= min(_CUDA):
+        return _CUDA[max(number for number in _CUDA if number <= int(cuda[1]))]
+    if re.fullmatch(r"gfx[0-9a-f]{3,4}", target):
+        return _CDNA
+    raise BackendError(
+        f"backend 'triton' has no schedule for target {target!r}: expected 'cpu', 'sm_<nn>' from "
+        f"sm_{min(_CUDA)} on, or an AMD 'gfx<nnn>'"
+    )
+
+
+def row_for(backend: BackendName, target: str, head_dim: int) -> Row:
+    """The row for a head dim padded to a power of two; BackendError if it is too wide."""
+    rows = rows_for(backend, target)
+    for row in rows:
+        if head_dim <= row.head_dim:
+            return row
+    raise BackendError(
+        f"backend {backend!r} on target {target!r}: expected a head dim of at most "
+        f"{rows[-1].head_dim}, found {head_dim}"
+    )

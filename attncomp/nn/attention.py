@@ -1,0 +1,114 @@
+"""A ready self-attention module over a compiled pattern."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attncomp.api import CompiledPattern
+from attncomp.api import compile as compile_pattern
+from attncomp.ir.ops import SparseK
+from attncomp.nn.rotary import rotate
+from attncomp.nn.scores import ScoreNetwork
+
+
+class PatternAttention(nn.Module):
+    """Self-attention x [B, N, dim] -> [B, N, dim] under a pattern.
+
+    heads query heads of head_dim (dim / heads unless given) share kv_heads KV heads (GQA; heads
+    unless given). The first rotary_dim dimensions of queries and keys carry rotary positions
+    (head_dim unless given, 0 for none). A pattern that selects by scores gets them from
+    score_network, called with x, by default a linear `ScoreNetwork` for score_groups groups
+    (kv_heads unless given); other patterns have no score network. backend as in
+    `attncomp.compile`.
+
+    Raises ValueError for sizes that do not divide each other or a score network that the pattern
+    does not use, and PatternError for a bad pattern.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        pattern: str,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        rotary_dim: int | None = None,
+        score_groups: int | None = None,
+        score_network: ScoreNetwork | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        head_dim = _share("dim", dim, "heads", heads) if head_dim is None else head_dim
+        _share("heads", heads, "kv_heads", kv_heads)
+        self.rotary_dim = head_dim if rotary_dim is None else rotary_dim
+        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= head_dim:
+            raise ValueError(
+                f"rotary_dim: expected an even number from 0 to {head_dim}, found {self.rotary_dim}"
+            )
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.attention: CompiledPattern = compile_pattern(pattern, backend=backend)
+        self.query = nn.Linear(dim, heads * head_dim, bias=False)
+        self.key = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.value = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.out = nn.Linear(heads * head_dim, dim, bias=False)
+        self.score_network = self._score_network(dim, score_groups, score_network)
+
+    def _score_network(
+        self, dim: int, groups: int | None, given: ScoreNetwork | None
+    ) -> ScoreNetwork | None:
+        if not self.selects:
+            if groups is not None or given is not None:
+                raise ValueError(
+                    f"score_groups, score_network: expected none for '{self.attention.pattern}', "
+                    "which selects nothing by scores"
+                )
+            return None
+        if given is None:
+            given = ScoreNetwork(dim, self.kv_heads if groups is None else groups)
+        elif groups not in (None, given.groups):
+            raise ValueError(
+                f"score_groups: expected {given.groups}, as score_network has, found {groups}"
+            )
+        _share("heads", self.heads, "score groups", given.groups)
+        return given
+
+    @property
+    def selects(self) -> bool:
+        """Whether the pattern selects by scores."""
+        graph = self.attention.graph
+        return any(isinstance(graph.op(node), SparseK) for node in graph.walk())
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value, scores = self._inputs(x)
+        attended = self.attention(query, key, value, scores=scores)  # [B, H, N, D]
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def mask(self, x: Tensor) -> Tensor:
+        """The gate of every pair, [B or 1, H or 1, N, N]: a picture of what x attends to, for small N."""
+        scores = self._inputs(x)[3]
+        tensors = {} if scores is None else {"scores": scores}
+        return self.attention.mask(x.shape[1], **tensors)
+
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Query [B, H, N, D], key and value [B, Hk, N, D], scores [B, G, N]."""
+        split = (-1, self.head_dim)
+        query, key, value = (
+            projection(x).unflatten(2, split).transpose(1, 2)
+            for projection in (self.query, self.key, self.value)
+        )
+        network = self.score_network
+        scores = None
+        if network is not None:
+            scores = network(x, key) if network.key_norm else network(x)
+        return rotate(query, self.rotary_dim), rotate(key, self.rotary_dim), value, scores
+
+
+def _share(whole_name: str, whole: int, part_name: str, parts: int) -> int:
+    """whole / parts, or ValueError if that is no positive integer."""
+    if parts < 1 or whole < 1 or whole % parts:
+        raise ValueError(
+            f"expected {part_name} that divide {whole_name}={whole}, found {part_name}={parts}"
+        )
+    return whole // parts

@@ -1,0 +1,1 @@
+"""Run time: the cache of generated sources, their loading, and the operators around them."""

@@ -1,0 +1,286 @@
+"""The custom ops of attention: `attncomp::select`, `attncomp::attend`, `attncomp::attend_backward`.
+
+Each takes the pattern's canonical text and a problem text (`attncomp.runtime.program`), from which
+any process can generate the kernels again; a graph that holds these ops can thus be exported.
+
+`select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
+`attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
+arguments for their gradients alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.state import state_fields, state_layout
+from attncomp.errors import BackendError
+from attncomp.runtime.program import device_plan, program
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_library = torch.library.Library("attncomp", "DEF")
+_library.define(
+    "select(Tensor[] scores, SymInt n_queries, str pattern, str problem) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "attend(Tensor q, Tensor k, Tensor v, Tensor[] scores, Tensor[] state, float scale, "
+    "str pattern, str problem) -> (Tensor out, Tensor lse)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "attend_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, "
+    "Tensor lse, Tensor[] state, float scale, str pattern, str problem) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    scale: float,
+    pattern: str,
+    problem: str,
+) -> tuple[Tensor, Tensor]:
+    """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs; scores in the plan's order."""
+    state: list[Tensor] = []
+    if scores:
+        state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
+    return _attend_op(q, k, v, scores, state, scale, pattern, problem)
+
+
+def _without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
+    """The kernel with the casts of torch.autocast off: its precision is part of its plan."""
+
+    @functools.wraps(kernel)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        device_type = (first if isinstance(first, Tensor) else first[0]).device.type
+        if not torch.is_autocast_enabled(device_type):
+            return kernel(*args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return kernel(*args, **kwargs)
+
+    return run
+
+
+@torch.library.register_fake("attncomp::select", lib=_library)
+def _fake_select(
+    scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str
+) -> list[Tensor]:
+    plan = device_plan(pattern, problem, scores[0].device)
+    batch, _, n_keys = scores[0].shape
+    groups = [score.shape[1] for score in scores]
+    layout = state_layout(plan, batch, groups, n_queries, n_keys)
+    size = len(state_fields(plan))
+    real = [_real(scores[plan.scores.index(selection.scores)]) for selection in plan.selections]
+    return [
+        scores[0].new_empty(
+            field.shape, dtype=real[index // size] if field.kind == "float" else torch.int32
+        )
+        for index, field in enumerate(layout)
+    ]
+
+
+def _real(score: Tensor) -> torch.dtype:
+    """The dtype of real fields of the state, and of the gradient of the scores within kernels."""
+    return torch.float64 if score.dtype == torch.float64 else torch.float32
+
+
+@_without_autocast
+def _select(scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str) -> list[Tensor]:
+    if not scores[0].shape[0]:
+        return _fake_select(scores, n_queries, pattern, problem)
+    state = program(pattern, problem, scores[0].device).select(tuple(scores), n_queries)
+    return _unaliased(state)
+
+
+def _unaliased(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, contiguous, each with memory of its own, as results of an op have to be."""
+    seen: set[int] = set()
+    results = []
+    for tensor in tensors:
+        tensor = tensor.contiguous()
+        storage = tensor.untyped_storage()._cdata
+        results.append(tensor.clone() if storage in seen else tensor)
+        seen.add(storage)
+    return results
+
+
+@torch.library.register_fake("attncomp::attend", lib=_library)
+def _fake_attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    state: Sequence[Tensor],
+    scale: float,
+    pattern: str,
+    problem: str,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, n_queries, _ = q.shape
+    real = torch.float64 if q.dtype == torch.float64 else torch.float32
+    out = q.new_empty((batch, heads, n_queries, v.shape[3]))
+    return out, q.new_empty((batch, heads, n_queries), dtype=real)
+
+
+@_without_autocast
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    state: Sequence[Tensor],
+    scale: float,
+    pattern: str,
+    problem: str,
+) -> tuple[Tensor, Tensor]:
+    if not q.shape[0]:
+        return _fake_attend(q, k, v, scores, state, scale, pattern, problem)
+    out, lse = program(pattern, problem, q.device).forward(q, k, v, tuple(state), scale)
+    return out.contiguous(), lse.contiguous()
+
+
+@torch.library.register_fake("attncomp::attend_backward", lib=_library)
+def _fake_attend_backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    state: Sequence[Tensor],
+    scale: float,
+    pattern: str,
+    problem: str,
+) -> list[Tensor]:
+    plan = device_plan(pattern, problem, q.device)
+    like = [q, k, v, *_score_fields(plan, state)]
+    return [tensor.new_empty(tensor.shape) for tensor in like]
+
+
+def _score_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
+    """For each score tensor with a gradient, a field of the state with its shape and real dtype."""
+    if not plan.differentiable_scores:
+        return []
+    size, names = len(state_fields(plan)), [selection.scores for selection in plan.selections]
+    return [state[size * names.index(name)] for name in plan.scores]
+
+
+@_without_autocast
+def _attend_backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    state: Sequence[Tensor],
+    scale: float,
+    pattern: str,
+    problem: str,
+) -> list[Tensor]:
+    if not q.shape[0]:
+        return _fake_attend_backward(
+            dout, dlse, q, k, v, out, lse, state, scale, pattern, problem
+        )
+    served = program(pattern, problem, q.device)
+    gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
+    scores = _score_fields(served.plan, state)
+    casts = [g.to(field.dtype) for g, field in zip(gradients[3:], scores, strict=True)]
+    return _unaliased([*gradients[:3], *casts])
+
+
+def _save_for_attend(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, scores, state, ctx.scale, ctx.pattern, ctx.problem = inputs
+    ctx.save_for_backward(q, k, v, *output, *state)
+    ctx.score_dtypes = [score.dtype for score in scores]
+    ctx.n_state = len(state)
+    # A gradient of None for lse spares its use, the usual case.
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_attend(
+    ctx: Any, dout: Tensor | None, dlse: Tensor | None
+) -> tuple[object, ...]:
+    q, k, v, out, lse, *state = ctx.saved_tensors
+    if dout is None:
+        dout = torch.zeros_like(out)
+    needs_q, needs_k, needs_v, needs_scores = ctx.needs_input_grad[:4]
+    gradients = _backward_op(
+        dout, dlse, q, k, v, out, lse, state, ctx.scale, ctx.pattern, ctx.problem
+    )
+    dq, dk, dv, *given = gradients
+    # Hard gates give the scores no gradient.
+    given = given or [None] * len(ctx.score_dtypes)
+    dscores = [
+        gradient.to(dtype) if needed and gradient is not None else None
+        for gradient, needed, dtype in zip(given, needs_scores, ctx.score_dtypes, strict=True)
+    ]
+    return (
+        dq if needs_q else None,
+        dk if needs_k else None,
+        dv if needs_v else None,
+        dscores,
+        [None] * ctx.n_state,
+        None,
+        None,
+        None,
+    )
+
+
+def _save_for_select(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.mark_non_differentiable(*output)
+    ctx.n_scores = len(inputs[0])
+
+
+def _differentiate_select(ctx: Any, *_: object) -> tuple[object, ...]:
+    return [None] * ctx.n_scores, None, None, None
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    """`attend_backward` saves nothing: it can only fail."""
+
+
+def _refuse_second_derivative(ctx: Any, *_: object) -> tuple[object, ...]:
+    raise BackendError(
+        "second derivatives of attention are not available on this backend: "
+        "use backend 'reference'"
+    )
+
+
+for _name, _kernel in (
+    ("select", _select),
+    ("attend", _attend),
+    ("attend_backward", _attend_backward),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+torch.library.register_autograd(
+    "attncomp::select", _differentiate_select, setup_context=_save_for_select, lib=_library
+)
+torch.library.register_autograd(
+    "attncomp::attend", _differentiate_attend, setup_context=_save_for_attend, lib=_library
+)
+torch.library.register_autograd(
+    "attncomp::attend_backward",
+    _refuse_second_derivative,
+    setup_context=_save_nothing,
+    lib=_library,
+)
+
+
+# The overloads themselves are faster to call than their packets.
+_select_op: Callable[..., list[Tensor]] = torch.ops.attncomp.select.default
+_attend_op: Callable[..., tuple[Tensor, Tensor]] = torch.ops.attncomp.attend.default
+_backward_op: Callable[..., list[Tensor]] = torch.ops.attncomp.attend_backward.default

@@ -1,0 +1,213 @@
+"""What a call has to fulfil: every mistake has an error of its own, before any kernel runs.
+
+Only attributes are read, so that a check costs microseconds and torch.compile can trace it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from attncomp.errors import (
+    MissingTensorError,
+    OptionError,
+    TensorDeviceError,
+    TensorDtypeError,
+    TensorLayoutError,
+    TensorShapeError,
+    UnknownTensorError,
+    suggest,
+)
+
+MIN_HEAD_DIM: Final = 16
+MAX_HEAD_DIM: Final = 256
+CALL_OPTIONS: Final = ("scale", "return_lse")
+
+_NARROW = (torch.float16, torch.bfloat16, torch.float32)
+_DTYPES: Final[Mapping[str, tuple[torch.dtype, ...]]] = {
+    "triton": _NARROW,
+    "torch": (*_NARROW, torch.float64),
+    "reference": (*_NARROW, torch.float64),
+}
+_SCORE_DTYPES: Final = (*_NARROW, torch.float64)
+_LAYOUTS: Final = (
+    ("q", "[B, Hq, Nq, D]"),
+    ("k", "[B, Hk, Nk, D]"),
+    ("v", "[B, Hk, Nk, Dv]"),
+)
+
+
+def check_query_key_value(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern: str) -> None:
+    """Raise the CallError of the first thing that is wrong with q, k or v."""
+    for (subject, layout), tensor in zip(_LAYOUTS, (q, k, v), strict=True):
+        _check_tensor(subject, tensor, layout, pattern)
+        if tensor.ndim != 4:
+            raise TensorShapeError(
+                subject=subject, expected=layout, found=tuple(tensor.shape), pattern=pattern
+            )
+        _check_device(subject, tensor, q, pattern)
+        _check_layout(subject, tensor, pattern)
+    _check_dtypes(q, k, v, backend, pattern)
+    _check_query(q, pattern)
+    _check_key_value(q, k, v, pattern)
+
+
+def _check_tensor(subject: str, tensor: object, layout: str, pattern: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise MissingTensorError(
+            subject=subject, expected=layout, found=_kind(tensor), pattern=pattern
+        )
+
+
+def _kind(value: object) -> str:
+    return "none" if value is None else type(value).__name__
+
+
+def _check_device(subject: str, tensor: Tensor, q: Tensor, pattern: str) -> None:
+    if tensor.device != q.device:
+        raise TensorDeviceError(
+            subject=subject,
+            expected=f"{q.device}, q's own",
+            found=str(tensor.device),
+            pattern=pattern,
+        )
+
+
+def _check_layout(subject: str, tensor: Tensor, pattern: str) -> None:
+    if tensor.layout is not torch.strided:
+        raise TensorLayoutError(
+            subject=subject, expected="strided", found=_name(tensor.layout), pattern=pattern
+        )
+    if tensor.stride(-1) != 1:
+        raise TensorLayoutError(
+            subject=subject,
+            expected="with a last stride of 1 (call .contiguous())",
+            found=f"strides {list(tensor.stride())}",
+            pattern=pattern,
+        )
+
+
+def _name(value: torch.dtype | torch.layout) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    *names, last = map(_name, dtypes)
+    return f"{', '.join(names)} or {last}"
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern: str) -> None:
+    if q.dtype not in _DTYPES[backend]:
+        raise TensorDtypeError(
+            subject="q",
+            expected=f"{_names(_DTYPES[backend])} on backend '{backend}'",
+            found=_name(q.dtype),
+            pattern=pattern,
+        )
+    for subject, tensor in (("k", k), ("v", v)):
+        if tensor.dtype != q.dtype:
+            raise TensorDtypeError(
+                subject=subject,
+                expected=f"{_name(q.dtype)}, q's own",
+                found=_name(tensor.dtype),
+                pattern=pattern,
+            )
+
+
+def _check_query(q: Tensor, pattern: str) -> None:
+    _, heads, n_queries, head_dim = q.shape
+    if heads < 1 or n_queries < 1 or not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
+        raise TensorShapeError(
+            subject="q",
+            expected=f"[B, Hq, Nq, D] with Hq, Nq >= 1 and {MIN_HEAD_DIM} <= D <= {MAX_HEAD_DIM}",
+            found=tuple(q.shape),
+            pattern=pattern,
+        )
+
+
+def _check_key_value(q: Tensor, k: Tensor, v: Tensor, pattern: str) -> None:
+    batch, heads, _, head_dim = q.shape
+    key_batch, kv_heads, n_keys, key_dim = k.shape
+    fits = key_batch == batch and key_dim == head_dim and kv_heads >= 1 and n_keys >= 1
+    if not fits or heads % kv_heads:
+        raise TensorShapeError(
+            subject="k",
+            expected=f"[{batch}, Hk, Nk, {head_dim}] with Nk >= 1 and Hk dividing {heads} heads",
+            found=tuple(k.shape),
+            pattern=pattern,
+        )
+    value_batch, value_heads, n_values, value_dim = v.shape
+    fits = value_batch == batch and value_heads == kv_heads and n_values == n_keys
+    if not fits or not MIN_HEAD_DIM <= value_dim <= MAX_HEAD_DIM:
+        raise TensorShapeError(
+            subject="v",
+            expected=f"[{batch}, {kv_heads}, {n_keys}, Dv] with "
+            f"{MIN_HEAD_DIM} <= Dv <= {MAX_HEAD_DIM}",
+            found=tuple(v.shape),
+            pattern=pattern,
+        )
+
+
+def check_names(given: Mapping[str, object], needed: Sequence[str], pattern: str) -> None:
+    """Raise UnknownTensorError for a keyword that the pattern has no use for."""
+    for name in given:
+        if name not in needed:
+            close = suggest(name, (*needed, *CALL_OPTIONS))
+            hint = f" (did you mean '{close}'?)" if close is not None else ""
+            raise UnknownTensorError(
+                subject=name,
+                expected=_quoted_list(needed or ("q", "k", "v")),
+                found=f"'{name}'{hint}",
+                pattern=pattern,
+            )
+
+
+def _quoted_list(names: Sequence[str]) -> str:
+    *others, last = (f"'{name}'" for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check_scores(name: str, tensor: Tensor | None, q: Tensor, k: Tensor, pattern: str) -> None:
+    """Raise the CallError of the first thing that is wrong with a score tensor [B, G, Nk]."""
+    batch, heads, n_keys = q.shape[0], q.shape[1], k.shape[2]
+    if not isinstance(tensor, Tensor):
+        raise MissingTensorError(
+            subject=name,
+            expected=f"[{batch}, G, {n_keys}]",
+            found=_kind(tensor),
+            pattern=pattern,
+        )
+    if tensor.layout is not torch.strided:
+        _check_layout(name, tensor, pattern)
+    fits = tensor.ndim == 3 and tensor.shape[0] == batch and tensor.shape[2] == n_keys
+    if not fits or tensor.shape[1] < 1 or heads % tensor.shape[1]:
+        raise TensorShapeError(
+            subject=name,
+            expected=f"[{batch}, G, {n_keys}] with G dividing {heads} heads",
+            found=tuple(tensor.shape),
+            pattern=pattern,
+        )
+    _check_device(name, tensor, q, pattern)
+    if tensor.dtype not in _SCORE_DTYPES:
+        raise TensorDtypeError(
+            subject=name, expected=_names(_SCORE_DTYPES), found=_name(tensor.dtype), pattern=pattern
+        )
+
+
+def checked_scale(scale: float | None, head_dim: int, pattern: str) -> float:
+    """The scale as a float, 1 / sqrt(D) for None; OptionError unless it is a finite number."""
+    if scale is None:
+        return head_dim**-0.5
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not number or not math.isfinite(scale):
+        raise OptionError(
+            subject="scale",
+            expected="a finite number",
+            found=scale if number else type(scale).__name__,
+            pattern=pattern,
+        )
+    return float(scale)

@@ -1,0 +1,108 @@
+"""What generated Triton modules call on the host: sizes, strides, buffers and small reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def tiles(length: int, size: int) -> int:
+    """How many tiles of `size` cover `length`."""
+    return (length + size - 1) // size
+
+
+def alignment(*tensors: Tensor) -> int:
+    """The number of elements, 16 bytes' worth or 1, that all strides but the last are multiples of.
+
+    Kernels get strides divided by it, so that the compiler knows which rows allow vector loads
+    without specialising on any stride's value.
+    """
+    for tensor in tensors:
+        elements = 16 // tensor.element_size()
+        aligned = all(stride % elements == 0 for stride in tensor.stride()[:-1])
+        if not aligned or tensor.data_ptr() % 16:
+            return 1
+    return 16 // tensors[0].element_size()
+
+
+def strides(tensor: Tensor, align: int) -> tuple[int, ...]:
+    """Strides of batch, head and row of a [B, H, N, D] tensor, in units of `align` elements."""
+    return tuple(stride // align for stride in tensor.stride()[:-1])
+
+
+def precision(tensor: Tensor) -> str:
+    """How float32 products are formed: as torch's float32 matmul precision says."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return "ieee" if exact and tensor.dtype == torch.float32 else "tf32"
+
+
+def partial_sums(
+    like: Tensor, per_key: Sequence[int], per_slot: Sequence[int], *width: int
+) -> tuple[Tensor, Tensor]:
+    """Uninitialised float32 buffers for the parts of a gathered gradient."""
+    options = {"dtype": torch.float32, "device": like.device}
+    return torch.empty((*per_key, *width), **options), torch.empty((*per_slot, *width), **options)
+
+
+def kept_between(evict: Tensor, start: int, stop: int) -> Tensor:
+    """Which keys [B, G, Nk] are selected at any time `start <= t < stop`."""
+    key = torch.arange(evict.shape[-1], device=evict.device, dtype=torch.int32)
+    return (evict > key) & (evict > start) & (key < stop)
+
+
+def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the true entries of each row of [..., N], ascending and padded with 0; counts."""
+    place = mask.cumsum(-1, dtype=torch.int32)
+    index = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int32)
+    # entries that are not wanted go to a column of their own, which is cut off
+    target = torch.where(mask, place - 1, mask.shape[-1]).long()
+    listed = torch.zeros((*mask.shape[:-1], mask.shape[-1] + 1), dtype=torch.int32, device=mask.device)
+    listed.scatter_(-1, target, index.expand_as(mask))
+    return listed[..., :-1].contiguous(), place[..., -1].contiguous()
+
+
+def list_spans(n_queries: int, segment: int, tile: int) -> list[int]:
+    """Lengths of the spans that key lists are made for, each a divisor of the one before.
+
+    From a few spans over all queries, by factors of at most 8, through `segment` to `tile`.
+    """
+    spans = [segment]
+    while spans[0] * 8 < n_queries:
+        spans.insert(0, spans[0] * 8)
+    while spans[-1] > tile:
+        spans.append(max(tile, spans[-1] // 8))
+    return spans
+
+
+def selected_keys(evict: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """The keys [B, G, Nk] selected at any time `start <= t < stop`, ascending, and their counts."""
+    return compact(kept_between(evict, start, stop))
+
+
+def sum_of_units(parts: Tensor, evict: Tensor, clock: int, n_queries: int) -> Tensor:
+    """Sum per-unit gate gradients [B, U, Nk] into groups [B, G, Nk]; rows never written count 0."""
+    batch, groups, n_keys = evict.shape
+    total = parts.view(batch, groups, -1, n_keys).sum(dim=2)
+    return torch.where(kept_between(evict, -clock, n_queries - clock), total, 0.0)
+
+
+def threshold_gradient(
+    thresholds: Tensor, support: Tensor, frac_birth: Tensor, frac_death: Tensor, clock: int
+) -> Tensor:
+    """What moving the thresholds takes from each score: sum of C_q / |F_q| over q with key in F_q.
+
+    thresholds [B, Hq, Nq] holds C_q a head, the rest is per key and time [B, G, Nk]; query i stands
+    at time i - clock. F membership is an interval of time, so one prefix sum serves every key.
+    """
+    batch, groups, n_times = support.shape
+    per_query = thresholds.view(batch, groups, -1, thresholds.shape[-1]).sum(2, dtype=torch.float64)
+    begin, end = max(0, -clock), min(n_times, thresholds.shape[-1] - clock)
+    prefix = torch.zeros((batch, groups, n_times + 1), dtype=torch.float64, device=support.device)
+    if begin < end:
+        share = per_query[..., begin + clock : end + clock] / support[..., begin:end].clamp(min=1)
+        prefix[..., begin + 1 : end + 1] = share
+    prefix = prefix.cumsum(-1)
+    taken = prefix.gather(-1, frac_death.long()) - prefix.gather(-1, frac_birth.long())
+    return torch.where(frac_death > frac_birth, taken, 0.0).float()

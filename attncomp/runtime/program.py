@@ -1,0 +1,142 @@
+"""From a call to the generated module that serves it; every step is remembered.
+
+A call is described by two short strings, the pattern's canonical text and the problem's, and by
+the device: what custom ops can carry as arguments, and what another process can start from.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from attncomp import knobs
+from attncomp.codegen.emit import render
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.plan_text import plan_text
+from attncomp.errors import BackendError
+from attncomp.ir.schedule import BackendName, DtypeName, Problem
+from attncomp.runtime.cache import cache_key, default_cache
+from attncomp.runtime.loader import load_generated
+
+DTYPES: Final[dict[torch.dtype, DtypeName]] = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+
+
+class Program(NamedTuple):
+    """The functions of a generated module, and the plan that they implement."""
+
+    plan: KernelPlan
+    select: Callable[..., tuple[Tensor, ...]]
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, ...]]
+
+
+@functools.cache
+def program(pattern: str, problem: str, device: torch.device) -> Program:
+    """The module for a pattern and a problem text on a device, generated if it has to be.
+
+    Raises BackendError and CacheError where that is not possible.
+    """
+    plan = device_plan(pattern, problem, device)
+    key = cache_key(plan_text(plan), plan.problem.target)
+    module = load_generated(default_cache(), key, lambda: render(plan))
+    return Program(plan, module.select, module.forward, module.backward)
+
+
+@functools.cache
+def device_plan(pattern: str, problem: str, device: torch.device) -> KernelPlan:
+    """The plan for a pattern and a problem text on a device."""
+    return plan_for(pattern, problem_from(problem, device))
+
+
+@functools.cache
+def plan_for(pattern: str, problem: Problem) -> KernelPlan:
+    """The plan for a pattern and a problem."""
+    return lower(pattern, problem)
+
+
+def problem_text(
+    backend: str, dtype: torch.dtype, head_dim: int, value_dim: int, unit_heads: int
+) -> str:
+    """All of a problem but the target, which the device tells: `triton bfloat16 128 128 4`."""
+    return f"{backend} {DTYPES[dtype]} {head_dim} {value_dim} {unit_heads}"
+
+
+def problem_from(text: str, device: torch.device) -> Problem:
+    """The problem that `problem_text` describes, on a device."""
+    backend, dtype, head_dim, value_dim, unit_heads = text.split()
+    return Problem(
+        backend=cast(BackendName, backend),
+        target=target_of(device),
+        dtype=cast(DtypeName, dtype),
+        head_dim=int(head_dim),
+        value_dim=int(value_dim),
+        unit_heads=int(unit_heads),
+    )
+
+
+def unit_heads(heads: int, kv_heads: int, groups: Iterable[int]) -> int:
+    """How many consecutive query heads share both a KV head and the group of each score tensor."""
+    return math.gcd(heads // kv_heads, *[heads // count for count in groups])
+
+
+@functools.cache
+def target_of(device: torch.device) -> str:
+    """`sm_90` for a CUDA device, `gfx942` for a ROCm device, else the device's type."""
+    if device.type != "cuda":
+        return device.type
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+# A constant to torch.compile, which need not look into the environment and into triton.
+@torch.compiler.assume_constant_result
+def backend_for(wanted: str | None, device_type: str) -> str:
+    """The backend of a call: the one wanted, else ATTNCOMP_BACKEND's, else the device's own.
+
+    Raises BackendError if it cannot run there, OptionError if the variable names none.
+    """
+    name = wanted if wanted is not None else knobs.BACKEND.read()
+    if name is None:
+        return "triton" if device_type == "cuda" else "torch"
+    if name == "triton":
+        _require_triton(device_type)
+    return name
+
+
+def _require_triton(device_type: str) -> None:
+    if not _has_triton():
+        raise BackendError(
+            "backend 'triton' needs the package triton, which is not installed: "
+            "install it, or use backend 'torch'"
+        )
+    if device_type == "cuda" or (device_type == "cpu" and _is_interpreting()):
+        return
+    raise BackendError(
+        f"backend 'triton' cannot run on {device_type} tensors: expected CUDA or ROCm tensors, or "
+        "CPU tensors in a process started with TRITON_INTERPRET=1; use backend 'torch'"
+    )
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _is_interpreting() -> bool:
+    from triton import knobs as triton_knobs
+
+    return bool(triton_knobs.runtime.interpret)

@@ -1,0 +1,169 @@
+"""Helpers of tests that compare attention with its dense reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.ops import Op
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(q, k, v, scores) -> (out, lse)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes of one call of attention; groups is the number of score groups."""
+
+    batch: int = 1
+    query_heads: int = 1
+    kv_heads: int = 1
+    groups: int = 1
+    n_queries: int
+    n_keys: int
+    head_dim: int = 4
+    value_dim: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """q, k, v and scores of a call, with the gradients that come back to out and lse."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scores: Tensor
+    dout: Tensor
+    dlse: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Outputs of attention and the gradients of its inputs."""
+
+    out: Tensor
+    lse: Tensor
+    dq: Tensor
+    dk: Tensor
+    dv: Tensor
+    dscores: Tensor
+
+
+def make_graph(tree: Any) -> Graph:
+    """The graph of nested tuples `(op, operand, ...)`; a bare op has none, equal trees are shared.
+
+    Kept apart from the compiler's own way from text to graph, which this helps to test.
+    """
+    graph = Graph()
+    nodes: dict[Any, NodeId] = {}
+
+    def add(part: Any) -> NodeId:
+        if part not in nodes:
+            op: Op
+            op, *operands = part if isinstance(part, tuple) else (part,)
+            nodes[part] = graph.add(op, [add(operand) for operand in operands])
+        return nodes[part]
+
+    return graph.set_root(add(tree))
+
+
+def random_inputs(
+    shape: Shape,
+    generator: torch.Generator,
+    *,
+    scores: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Normal inputs for a call; scores [B, G, Nk] normal too unless given.
+
+    All are drawn in float64 on the CPU, so that one seed means the same in every dtype.
+    """
+
+    def normal(*size: int) -> Tensor:
+        drawn = torch.randn(size, generator=generator, dtype=torch.float64)
+        return drawn.to(device=device, dtype=dtype)
+
+    s = shape
+    return Inputs(
+        q=normal(s.batch, s.query_heads, s.n_queries, s.head_dim),
+        k=normal(s.batch, s.kv_heads, s.n_keys, s.head_dim),
+        v=normal(s.batch, s.kv_heads, s.n_keys, s.value_dim),
+        scores=normal(s.batch, s.groups, s.n_keys)
+        if scores is None
+        else scores.to(device=device, dtype=dtype),
+        dout=normal(s.batch, s.query_heads, s.n_queries, s.value_dim),
+        dlse=normal(s.batch, s.query_heads, s.n_queries),
+    )
+
+
+def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:
+    """Outputs and gradients of `attend`; inputs that it does not depend on get gradients of 0.
+
+    with_lse: whether `inputs.dlse` comes back to lse beside `inputs.dout` to out.
+    """
+    leaves = [
+        tensor.detach().clone().requires_grad_()
+        for tensor in (inputs.q, inputs.k, inputs.v, inputs.scores)
+    ]
+    out, lse = attend(*leaves)
+    pairs = [(out, inputs.dout), (lse, inputs.dlse)] if with_lse else [(out, inputs.dout)]
+    pairs = [(result, grad) for result, grad in pairs if result.requires_grad]
+    gradients = torch.autograd.grad(
+        [result for result, _ in pairs],
+        leaves,
+        [grad for _, grad in pairs],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    dq, dk, dv, dscores = gradients
+    return Result(out=out.detach(), lse=lse.detach(), dq=dq, dk=dk, dv=dv, dscores=dscores)
+
+
+def assert_same_results(
+    actual: Result, expected: Result, *, atol: float = 0.0, rtol: float = 0.0
+) -> None:
+    """`assert_close` on each tensor of two results, all failures in one message."""
+    failures = []
+    for name in Result.__dataclass_fields__:
+        try:
+            assert_close(
+                getattr(actual, name), getattr(expected, name), name=name, atol=atol, rtol=rtol
+            )
+        except AssertionError as error:
+            failures.append(str(error))
+    assert not failures, "\n".join(failures)
+
+
+def assert_close(
+    actual: Tensor, expected: Tensor, *, name: str, atol: float = 0.0, rtol: float = 0.0
+) -> None:
+    """Fail unless |actual - expected| <= atol + rtol * |expected| everywhere.
+
+    Shapes must be equal; infinities must be equal and NaN must stand at the same places. The
+    message counts the wrong elements and shows the worst one: NaN and infinities before numbers.
+    """
+    assert actual.shape == expected.shape, (
+        f"{name}: expected shape {list(expected.shape)}, found {list(actual.shape)}"
+    )
+    x, y = actual.detach().cpu().to(torch.float64), expected.detach().cpu().to(torch.float64)
+    finite = x.isfinite() & y.isfinite()
+    same = (x == y) | (x.isnan() & y.isnan())
+    error = torch.where(finite, (x - y).abs(), torch.where(same, 0.0, torch.inf))
+    # `not <=` rather than `>`: a NaN tolerance must fail too.
+    wrong = ~same & ~(finite & (error <= atol + rtol * y.abs()))
+    if not wrong.any():
+        return
+    worst = int(torch.where(wrong, error, -1.0).argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), x.shape)]
+    found, wanted = x.flatten()[worst].item(), y.flatten()[worst].item()
+    raise AssertionError(
+        f"{name}: {int(wrong.sum())} of {wrong.numel()} elements differ, {int(x.isnan().sum())} "
+        f"are NaN; worst at {index}: expected {wanted:.9g}, found {found:.9g} "
+        f"(atol {atol:g}, rtol {rtol:g})"
+    )

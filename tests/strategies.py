@@ -1,0 +1,170 @@
+"""Hypothesis strategies: patterns, shapes and scores, small enough that everything overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from dense import Shape
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+from typing_extensions import assert_never
+
+from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union
+from attncomp.ir.ops import GATE_MODES, GateMode
+
+Drawn = st.SearchStrategy
+
+# By kind, from normal numbers and dice of 13 sides, -6 to 6.
+_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "normal": lambda normal, dice: normal,
+    "spread": lambda normal, dice: 8 * normal,
+    "near": lambda normal, dice: 0.01 * normal,  # every gate is fractional
+    "ties": lambda normal, dice: (dice / 3).trunc(),
+    "dyadic": lambda normal, dice: dice / 4,
+    "constant": lambda normal, dice: torch.full_like(dice, 0.5),
+    "ascending": lambda normal, dice: normal.sort(-1).values,
+    "descending": lambda normal, dice: normal.sort(-1, descending=True).values,
+    "huge": lambda normal, dice: 1e4 * normal,
+    "enormous": lambda normal, dice: 1e30 * normal,
+    "one huge": lambda normal, dice: normal.masked_fill(dice == 0, 1e30),
+    "masked": lambda normal, dice: normal.masked_fill(dice < -2, -torch.inf),
+}
+SCORE_KINDS = tuple(_SCORES)
+
+
+def register_profiles() -> None:
+    """Profiles `dev`, quick, and `ci`; neither has a deadline, for a first example may compile."""
+    settings.register_profile("dev", deadline=None, max_examples=25)
+    settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True)
+
+
+def patterns(
+    max_leaves: int = 5, *, modes: tuple[GateMode, ...] = GATE_MODES, soft: bool | None = None
+) -> Drawn[Expr]:
+    """Valid patterns of up to `max_leaves` primitives whose soft members share one mode of `modes`.
+
+    Complements and right sides of differences are crisp, or anything if the mode is hard. soft:
+    True for patterns with a sparsek, False for patterns without, None for both.
+    """
+    if soft is False:
+        return _trees(_crisp_leaves(), max_leaves, complements=True)
+    drawn = st.sampled_from(modes).flatmap(lambda mode: _soft_trees(mode, max_leaves))
+    return drawn.filter(_has_sparsek) if soft else drawn
+
+
+def sparse_ks(modes: tuple[GateMode, ...] = GATE_MODES) -> Drawn[Call]:
+    """A sparsek with k and lag below, at and beyond the lengths of `shapes`."""
+    return st.builds(
+        lambda k, lag, gate: Call("sparsek", (("k", k), ("lag", lag), ("gate", gate))),
+        _sizes(1),
+        _sizes(0),
+        st.sampled_from(modes),
+    )
+
+
+def _sizes(minimum: int) -> Drawn[int]:
+    return st.one_of(st.integers(minimum, 9), st.integers(10, 45))
+
+
+def _crisp_leaves() -> Drawn[Expr]:
+    return st.one_of(
+        st.just(Call("causal", ())),
+        st.just(Call("full", ())),
+        _sizes(1).map(lambda size: Call("window", (("size", size),))),
+        _sizes(1).map(lambda count: Call("first", (("count", count),))),
+    )
+
+
+def _soft_trees(mode: GateMode, max_leaves: int) -> Drawn[Expr]:
+    # Twice in the alternatives, so that about half of the leaves are soft.
+    leaves = st.one_of(_crisp_leaves(), sparse_ks((mode,)), sparse_ks((mode,)))
+    return _trees(leaves, max_leaves, complements=mode == "hard")
+
+
+def _trees(leaves: Drawn[Expr], max_leaves: int, *, complements: bool) -> Drawn[Expr]:
+    """Trees over `leaves`, at most `max_leaves` of them; complements: of any subtree."""
+
+    def grow(trees: Drawn[Expr]) -> Drawn[Expr]:
+        members = st.lists(trees, min_size=2, max_size=3).map(tuple)
+        crisp = trees if complements else _trees(_crisp_leaves(), 2, complements=True)
+        return st.one_of(
+            members.map(Union),
+            members.map(Intersection),
+            st.builds(Difference, trees, crisp),
+            crisp.map(Complement),
+        )
+
+    return st.recursive(leaves, grow, max_leaves=max_leaves)
+
+
+def _has_sparsek(expr: Expr) -> bool:
+    match expr:
+        case Call(name=name):
+            return name == "sparsek"
+        case Complement(operand=operand):
+            return _has_sparsek(operand)
+        case Difference(left=left, right=right):
+            return _has_sparsek(left) or _has_sparsek(right)
+        case Union(members=members) | Intersection(members=members):
+            return any(map(_has_sparsek, members))
+        case _:
+            assert_never(expr)
+
+
+@st.composite
+def shapes(
+    draw: st.DrawFn,
+    *,
+    max_length: int = 40,
+    head_dims: tuple[int, ...] = (16, 24),
+    max_batch: int = 2,
+) -> Shape:
+    """Shapes with grouped heads and score groups; Nq equal to, below and above Nk."""
+    kv_heads = draw(st.sampled_from((1, 2)))
+    query_heads = kv_heads * draw(st.sampled_from((1, 2, 3)))
+    divisors = [groups for groups in range(1, query_heads + 1) if query_heads % groups == 0]
+    n_keys = draw(st.integers(1, max_length))
+    return Shape(
+        batch=draw(st.integers(1, max_batch)),
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        groups=draw(st.sampled_from(divisors)),
+        n_queries=draw(st.one_of(st.just(n_keys), st.integers(1, max_length))),
+        n_keys=n_keys,
+        head_dim=draw(st.sampled_from(head_dims)),
+        value_dim=draw(st.sampled_from(head_dims)),
+    )
+
+
+@st.composite
+def scores(draw: st.DrawFn, shape: Shape, *, kinds: tuple[str, ...] = SCORE_KINDS) -> Tensor:
+    """Scores [B, G, Nk] float64 of one of `kinds`; all are representable in float32.
+
+    Ties, constants and fractions of 2 put thresholds exactly on their breakpoints without
+    rounding; `masked` holds -inf, `enormous` goes up to 1e30.
+    """
+    size = (shape.batch, shape.groups, shape.n_keys)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    return score_tensor(draw(st.sampled_from(kinds)), size, generator)
+
+
+def score_tensor(kind: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random scores of one of `SCORE_KINDS`, float64 but representable in float32."""
+    normal = torch.randn(size, generator=generator)
+    dice = torch.randint(-6, 7, size, generator=generator).float()
+    return _SCORES[kind](normal, dice).double()
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn,
+    *,
+    max_length: int = 40,
+    head_dims: tuple[int, ...] = (16, 24),
+    kinds: tuple[str, ...] = SCORE_KINDS,
+) -> tuple[Shape, Tensor, int]:
+    """A shape, scores for it and a seed for `dense.random_inputs`."""
+    shape = draw(shapes(max_length=max_length, head_dims=head_dims))
+    return shape, draw(scores(shape, kinds=kinds)), draw(st.integers(0, 2**32 - 1))
