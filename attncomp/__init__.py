@@ -1,9 +1,9 @@
 """attncomp: a compiler for attention patterns.
 
-    import attncomp
+import attncomp
 
-    attend = attncomp.compile("sparsek(k=512) | window(256)")
-    out = attend(q, k, v, scores=u)
+attend = attncomp.compile("sparsek(k=512) | window(256)")
+out = attend(q, k, v, scores=u)
 """
 
 from __future__ import annotations

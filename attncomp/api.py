@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from attncomp import knobs
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
-from attncomp.errors import MissingTensorError, OptionError, suggest
+from attncomp.errors import OptionError, suggest
 from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
@@ -25,9 +24,11 @@ from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
 from attncomp.runtime.autograd import attention
 from attncomp.runtime.checks import (
+    check_given,
     check_names,
     check_query_key_value,
     check_scores,
+    check_tensors,
     checked_scale,
 )
 from attncomp.runtime.explain import explain
@@ -36,15 +37,10 @@ from attncomp.runtime.program import (
     problem_from,
     problem_text,
     target_of,
-    unit_heads,
 )
 
-_OPTIONS: Final = ("backend",)
 
-
-def compile(
-    spec: str | Expr, *, backend: str | None = None, **options: object
-) -> CompiledPattern:
+def compile(spec: str | Expr, *, backend: str | None = None, **options: object) -> CompiledPattern:
     """The attention of a pattern, given as text (`"sparsek(k=512) | window(256)"`) or as its tree.
 
     backend: "triton", "torch", "reference" (dense, by the definition), or None: what the variable
@@ -54,10 +50,9 @@ def compile(
     Raises PatternError, with its place, for a pattern that has no meaning, and OptionError for an
     unknown option or backend.
     """
-    for name in options:
-        raise OptionError(
-            subject="compile", expected="option 'backend'", found=_unknown(name, _OPTIONS)
-        )
+    if options:
+        found = _unknown(next(iter(options)), ("backend",))
+        raise OptionError(subject="compile", expected="option 'backend'", found=found)
     if backend is not None and backend not in knobs.BACKENDS:
         *others, last = knobs.BACKENDS
         raise OptionError(
@@ -122,19 +117,20 @@ class CompiledPattern:
         """
         if scores is not None:
             tensors["scores"] = scores
-        backend = backend_for(self._backend, q.device.type if isinstance(q, Tensor) else "cpu")
+        check_tensors(q, k, v, self._text)
+        backend = backend_for(self._backend, q.device.type)
         q, k, v = _autocast(q, k, v)
         check_query_key_value(q, k, v, backend, self._text)
         check_names(tensors, self._needed, self._text)
         for name in self._needed:
-            check_scores(name, tensors.get(name), q, k, self._text)
+            check_given(name, tensors.get(name), "[B, G, Nk]", self._text)
+            check_scores(name, tensors[name], q, k, self._text)
         factor = checked_scale(scale, q.shape[3], self._text)
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
         else:
             used = [tensors[name] for name in self._used]
-            heads = unit_heads(int(q.shape[1]), int(k.shape[1]), [int(u.shape[1]) for u in used])
-            problem = problem_text(backend, q.dtype, int(q.shape[3]), int(v.shape[3]), heads)
+            problem = problem_text(backend, q, k, v, used)
             if not torch.compiler.is_compiling():
                 self._recent = problem, q.device
             out, lse = attention(q, k, v, used, factor, self._text, problem)
@@ -166,9 +162,10 @@ class CompiledPattern:
     def plan(self) -> KernelPlan:
         """The kernel plan of the latest call; before any, that of a usual problem on this machine.
 
-        The backend reference has none of its own: it shows that of backend torch.
+        The backend reference has no plans: calls of it leave this one as it is.
         """
-        return self.plan_for(_default_problem() if self._recent is None else problem_from(*self._recent))
+        recent = self._recent
+        return self.plan_for(_default_problem() if recent is None else problem_from(*recent))
 
     @property
     def source(self) -> str:
@@ -177,7 +174,7 @@ class CompiledPattern:
 
     def explain(self) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
-        return explain(self.plan, self._text, self._needed)
+        return explain(self.plan, self._needed)
 
     def mask(self, n_queries: int, n_keys: int | None = None, **tensors: Tensor) -> Tensor:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
@@ -191,11 +188,7 @@ class CompiledPattern:
                 raise OptionError(subject=name, expected="a length of 1 or more", found=repr(size))
         check_names(tensors, self._needed, self._text)
         for name in self._needed:
-            if not isinstance(tensors.get(name), Tensor):
-                found = "none" if tensors.get(name) is None else type(tensors[name]).__name__
-                raise MissingTensorError(
-                    subject=name, expected=f"[B, G, {n_keys}]", found=found, pattern=self._text
-                )
+            check_given(name, tensors.get(name), f"[B, G, {n_keys}]", self._text)
         groups = [tensors[name].shape[1] for name in self._needed if tensors[name].ndim == 3]
         heads = math.lcm(*groups) or 1
         return gate_matrix(build(self._expr), n_queries, n_keys, tensors, heads)
@@ -227,16 +220,14 @@ def _score_names(graph: Graph) -> tuple[str, ...]:
 
 def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
-    given = (q, k, v)
-    if not all(isinstance(tensor, Tensor) for tensor in given):
-        return given
     device_type = q.device.type
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
-        return given
+    available = torch.amp.is_autocast_available(device_type)
+    if not available or not torch.is_autocast_enabled(device_type):
+        return q, k, v
     dtype = torch.get_autocast_dtype(device_type)
     q, k, v = (
         tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-        for tensor in given
+        for tensor in (q, k, v)
     )
     return q, k, v
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from attncomp.codegen.plan import (
     Comparison,
@@ -32,7 +32,7 @@ from attncomp.ir.passes import Callback, pipeline, run
 from attncomp.ir.printer import box_condition, box_name, place, selection_text
 from attncomp.ir.schedule import Problem, Schedule, Tile
 
-Conjunction = tuple[Comparison, ...]
+Conjunction: TypeAlias = tuple[Comparison, ...]
 
 
 def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = None) -> KernelPlan:

@@ -107,6 +107,6 @@ def _presence(gate: Gate, source: int | None) -> str:
             return " | ".join(_operand(part) for part in parts) if all(parts) else ""
         case Smallest(members):
             parts = [part for part in (_presence(member, source) for member in members) if part]
-            return " & ".join(_operand(part) for part in parts) if len(parts) > 1 else "".join(parts)
+            return parts[0] if len(parts) == 1 else " & ".join(_operand(part) for part in parts)
         case _:
             assert_never(gate)

@@ -85,12 +85,12 @@ def projection(scores: Tensor, prefix: Tensor, k: int) -> Tensor:
     if k >= n_keys:
         return prefix.to(torch.float64).expand(*scores.shape[:-2], *prefix.shape[-2:])
     full = prefix.sum(-1, keepdim=True) > k
-    # Relative to the k-th largest score, so that scores of any size keep their fractions: the
-    # threshold is then in [-1, 0) and scores beyond [-2, 2] have a gate of 0 or 1 whatever it is.
+    # Relative to the k-th largest score, so that scores of any size keep their fractions. The
+    # threshold is then in [-1, 0): a score of -2 has a gate of 0.
     finite = _finite(scores)
     ranked = finite.detach().masked_fill(~prefix, -torch.inf).sort(-1, descending=True).values
     theta = torch.where(full, ranked[..., k - 1 : k], 0.0)
-    relative = (finite - theta).clamp(-2.0, 2.0).masked_fill(~prefix, -2.0)
+    relative = (finite - theta).masked_fill(~prefix, -2.0)
     threshold = _threshold(relative.detach(), k)
     members = relative.detach() - threshold
     fractional = (members > 0) & (members < 1)
@@ -106,7 +106,10 @@ def projection(scores: Tensor, prefix: Tensor, k: int) -> Tensor:
 
 
 def _threshold(relative: Tensor, k: int) -> Tensor:
-    """tau in [-1, 0) with sum clip(relative - tau, 0, 1) = k, for each row of [..., N]."""
+    """tau in [-1, 0) with sum clip(relative - tau, 0, 1) = k, for each row of [..., N].
+
+    Rows without a solution (fewer than k scores, NaN) get some number.
+    """
     ends = torch.tensor([-1.0, 0.0], dtype=relative.dtype, device=relative.device)
     ends = ends.expand(*relative.shape[:-1], 2)
     points = torch.cat([relative, relative - 1, ends], -1).clamp(-1.0, 0.0).sort(-1).values
@@ -123,8 +126,7 @@ def _threshold(relative: Tensor, k: int) -> Tensor:
     saturated = relative >= inside + 1
     total = torch.where(fractional, relative, 0.0).sum(-1, keepdim=True)
     count = fractional.sum(-1, keepdim=True)
-    tau = (total + saturated.sum(-1, keepdim=True) - k) / count.clamp(min=1)
-    return torch.where(count > 0, tau, -1.0)
+    return (total + saturated.sum(-1, keepdim=True) - k) / count.clamp(min=1)
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from attncomp.api import CompiledPattern
 from attncomp.api import compile as compile_pattern
-from attncomp.ir.ops import SparseK
 from attncomp.nn.rotary import rotate
 from attncomp.nn.scores import ScoreNetwork
 
@@ -61,7 +60,7 @@ class PatternAttention(nn.Module):
         if not self.selects:
             if groups is not None or given is not None:
                 raise ValueError(
-                    f"score_groups, score_network: expected none for '{self.attention.pattern}', "
+                    f"score_groups, score_network: expected none for '{self.attention}', "
                     "which selects nothing by scores"
                 )
             return None
@@ -77,8 +76,7 @@ class PatternAttention(nn.Module):
     @property
     def selects(self) -> bool:
         """Whether the pattern selects by scores."""
-        graph = self.attention.graph
-        return any(isinstance(graph.op(node), SparseK) for node in graph.walk())
+        return bool(self.attention.tensors)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value, scores = self._inputs(x)

@@ -167,7 +167,7 @@ def _specialise(
     constants: dict[tuple[int, ...], object] = {}
     attributes: dict[tuple[int, ...], list[list[object]]] = {}
     for number, parameter in enumerate(kernel.params):
-        value = bound[parameter.name] if parameter.name in bound else parameter.default
+        value = bound.get(parameter.name, parameter.default)
         signature[parameter.name] = kind = _kind(parameter, value)
         if kind == "constexpr":
             constants[number,] = value
@@ -245,7 +245,9 @@ def _recorders(module: ModuleType, backend: Any, launches: list[_Launch]) -> Ite
     """Within it, the kernels of a module note their launches instead of running."""
     import triton
 
-    kernels = {n: value for n, value in vars(module).items() if isinstance(value, triton.JITFunction)}
+    kernels = {
+        n: value for n, value in vars(module).items() if isinstance(value, triton.JITFunction)
+    }
     try:
         for name, kernel in kernels.items():
             setattr(module, name, _Recorder(kernel, backend, launches))

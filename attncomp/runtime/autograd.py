@@ -192,9 +192,7 @@ def _attend_backward(
     problem: str,
 ) -> list[Tensor]:
     if not q.shape[0]:
-        return _fake_attend_backward(
-            dout, dlse, q, k, v, out, lse, state, scale, pattern, problem
-        )
+        return _fake_attend_backward(dout, dlse, q, k, v, out, lse, state, scale, pattern, problem)
     served = program(pattern, problem, q.device)
     gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
     scores = _score_fields(served.plan, state)
@@ -202,42 +200,75 @@ def _attend_backward(
     return _unaliased([*gradients[:3], *casts])
 
 
-def _save_for_attend(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, scores, state, ctx.scale, ctx.pattern, ctx.problem = inputs
-    ctx.save_for_backward(q, k, v, *output, *state)
-    ctx.score_dtypes = [score.dtype for score in scores]
-    ctx.n_state = len(state)
-    # A gradient of None for lse spares its use, the usual case.
-    ctx.set_materialize_grads(False)
+class _Attend(torch.autograd.Function):
+    """`attend` with its gradients.
+
+    Written out, because `torch.library.register_autograd` sends the lists of tensors through
+    pytree, which takes several times as long as all the rest of a call.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        keyset: torch._C.DispatchKeySet,
+        n_scores: int,
+        options: tuple[float, str, str],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *lists: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        scores, state = lists[:n_scores], lists[n_scores:]
+        out, lse = _attend_below(keyset, q, k, v, scores, state, *options)
+        ctx.save_for_backward(q, k, v, out, lse, *state)
+        ctx.options = options
+        ctx.score_dtypes = [score.dtype for score in scores]
+        # A gradient of None for lse spares its use, the usual case.
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, *state = ctx.saved_tensors
+        dout, dlse = grads
+        if dout is None:
+            dout = torch.zeros_like(out)
+        gradients = _backward_op(dout, dlse, q, k, v, out, lse, state, *ctx.options)
+        given: list[Tensor | None] = list(gradients)
+        for index, dtype in enumerate(ctx.score_dtypes, start=3):
+            if index == len(given):
+                given.append(None)  # hard gates give the scores no gradient
+            elif ctx.needs_input_grad[index + 3]:
+                given[index] = gradients[index].to(dtype)
+        needed = ctx.needs_input_grad[3:]
+        given += [None] * len(state)
+        return None, None, None, *(g if n else None for g, n in zip(given, needed, strict=True))
 
 
-def _differentiate_attend(
-    ctx: Any, dout: Tensor | None, dlse: Tensor | None
-) -> tuple[object, ...]:
-    q, k, v, out, lse, *state = ctx.saved_tensors
-    if dout is None:
-        dout = torch.zeros_like(out)
-    needs_q, needs_k, needs_v, needs_scores = ctx.needs_input_grad[:4]
-    gradients = _backward_op(
-        dout, dlse, q, k, v, out, lse, state, ctx.scale, ctx.pattern, ctx.problem
-    )
-    dq, dk, dv, *given = gradients
-    # Hard gates give the scores no gradient.
-    given = given or [None] * len(ctx.score_dtypes)
-    dscores = [
-        gradient.to(dtype) if needed and gradient is not None else None
-        for gradient, needed, dtype in zip(given, needs_scores, ctx.score_dtypes, strict=True)
-    ]
-    return (
-        dq if needs_q else None,
-        dk if needs_k else None,
-        dv if needs_v else None,
-        dscores,
-        [None] * ctx.n_state,
-        None,
-        None,
-        None,
-    )
+def _attend_below(keyset: torch._C.DispatchKeySet, *args: object) -> tuple[Tensor, Tensor]:
+    """`attend` on the dispatch keys below autograd."""
+    with torch._C._AutoDispatchBelowAutograd():
+        below = keyset & torch._C._after_autograd_keyset
+        result: tuple[Tensor, Tensor] = torch.ops.attncomp.attend.default.redispatch(below, *args)
+        return result
+
+
+def _attend_autograd(
+    keyset: torch._C.DispatchKeySet,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    state: Sequence[Tensor],
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    tensors = (q, k, v, *scores)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        result: tuple[Tensor, Tensor] = _Attend.apply(
+            keyset, len(scores), options, *tensors, *state
+        )
+        return result
+    return _attend_below(keyset, q, k, v, scores, state, *options)
 
 
 def _save_for_select(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -255,8 +286,7 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> No
 
 def _refuse_second_derivative(ctx: Any, *_: object) -> tuple[object, ...]:
     raise BackendError(
-        "second derivatives of attention are not available on this backend: "
-        "use backend 'reference'"
+        "second derivatives of attention are not available on this backend: use backend 'reference'"
     )
 
 
@@ -269,9 +299,7 @@ for _name, _kernel in (
 torch.library.register_autograd(
     "attncomp::select", _differentiate_select, setup_context=_save_for_select, lib=_library
 )
-torch.library.register_autograd(
-    "attncomp::attend", _differentiate_attend, setup_context=_save_for_attend, lib=_library
-)
+_library.impl("attend", _attend_autograd, "Autograd", with_keyset=True)
 torch.library.register_autograd(
     "attncomp::attend_backward",
     _refuse_second_derivative,

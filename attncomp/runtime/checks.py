@@ -41,10 +41,22 @@ _LAYOUTS: Final = (
 )
 
 
+def check_tensors(q: object, k: object, v: object, pattern: str) -> None:
+    """Raise MissingTensorError for the first of q, k and v that is no tensor."""
+    for (subject, layout), value in zip(_LAYOUTS, (q, k, v), strict=True):
+        check_given(subject, value, layout, pattern)
+
+
+def check_given(subject: str, value: object, layout: str, pattern: str) -> None:
+    """Raise MissingTensorError for what is no tensor; layout says which one was expected."""
+    if not isinstance(value, Tensor):
+        found = "none" if value is None else type(value).__name__
+        raise MissingTensorError(subject=subject, expected=layout, found=found, pattern=pattern)
+
+
 def check_query_key_value(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern: str) -> None:
     """Raise the CallError of the first thing that is wrong with q, k or v."""
     for (subject, layout), tensor in zip(_LAYOUTS, (q, k, v), strict=True):
-        _check_tensor(subject, tensor, layout, pattern)
         if tensor.ndim != 4:
             raise TensorShapeError(
                 subject=subject, expected=layout, found=tuple(tensor.shape), pattern=pattern
@@ -54,17 +66,6 @@ def check_query_key_value(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern
     _check_dtypes(q, k, v, backend, pattern)
     _check_query(q, pattern)
     _check_key_value(q, k, v, pattern)
-
-
-def _check_tensor(subject: str, tensor: object, layout: str, pattern: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise MissingTensorError(
-            subject=subject, expected=layout, found=_kind(tensor), pattern=pattern
-        )
-
-
-def _kind(value: object) -> str:
-    return "none" if value is None else type(value).__name__
 
 
 def _check_device(subject: str, tensor: Tensor, q: Tensor, pattern: str) -> None:
@@ -171,16 +172,9 @@ def _quoted_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def check_scores(name: str, tensor: Tensor | None, q: Tensor, k: Tensor, pattern: str) -> None:
+def check_scores(name: str, tensor: Tensor, q: Tensor, k: Tensor, pattern: str) -> None:
     """Raise the CallError of the first thing that is wrong with a score tensor [B, G, Nk]."""
     batch, heads, n_keys = q.shape[0], q.shape[1], k.shape[2]
-    if not isinstance(tensor, Tensor):
-        raise MissingTensorError(
-            subject=name,
-            expected=f"[{batch}, G, {n_keys}]",
-            found=_kind(tensor),
-            pattern=pattern,
-        )
     if tensor.layout is not torch.strided:
         _check_layout(name, tensor, pattern)
     fits = tensor.ndim == 3 and tensor.shape[0] == batch and tensor.shape[2] == n_keys

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attncomp.runtime.ranking import row_cumsum
+
 
 def tiles(length: int, size: int) -> int:
     """How many tiles of `size` cover `length`."""
@@ -54,7 +56,7 @@ def kept_between(evict: Tensor, start: int, stop: int) -> Tensor:
 
 def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of the true entries of each row of [..., N], ascending and padded with 0; counts."""
-    place = mask.cumsum(-1, dtype=torch.int32)
+    place = row_cumsum(mask).int()
     index = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int32)
     # entries that are not wanted go to a column of their own, which is cut off
     target = torch.where(mask, place - 1, mask.shape[-1]).long()
@@ -103,6 +105,6 @@ def threshold_gradient(
     if begin < end:
         share = per_query[..., begin + clock : end + clock] / support[..., begin:end].clamp(min=1)
         prefix[..., begin + 1 : end + 1] = share
-    prefix = prefix.cumsum(-1)
+    prefix = row_cumsum(prefix)
     taken = prefix.gather(-1, frac_death.long()) - prefix.gather(-1, frac_birth.long())
     return torch.where(frac_death > frac_birth, taken, 0.0).float()

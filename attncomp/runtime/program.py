@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, cast
 
@@ -25,7 +26,7 @@ from attncomp.ir.schedule import BackendName, DtypeName, Problem
 from attncomp.runtime.cache import cache_key, default_cache
 from attncomp.runtime.loader import load_generated
 
-DTYPES: Final[dict[torch.dtype, DtypeName]] = {
+_DTYPES: Final[dict[torch.dtype, DtypeName]] = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
     torch.float32: "float32",
@@ -66,11 +67,16 @@ def plan_for(pattern: str, problem: Problem) -> KernelPlan:
     return lower(pattern, problem)
 
 
-def problem_text(
-    backend: str, dtype: torch.dtype, head_dim: int, value_dim: int, unit_heads: int
-) -> str:
-    """All of a problem but the target, which the device tells: `triton bfloat16 128 128 4`."""
-    return f"{backend} {DTYPES[dtype]} {head_dim} {value_dim} {unit_heads}"
+def problem_text(backend: str, q: Tensor, k: Tensor, v: Tensor, scores: Iterable[Tensor]) -> str:
+    """All of a call's problem but the target, which the device tells: `triton bfloat16 128 128 4`.
+
+    The last number is how many consecutive query heads share a KV head and the group of each score
+    tensor.
+    """
+    # To torch.compile sizes may be symbols; these it has to specialise on.
+    heads, head_dim, value_dim = map(operator.index, (q.shape[1], q.shape[3], v.shape[3]))
+    shared = [heads // operator.index(tensor.shape[1]) for tensor in (k, *scores)]
+    return f"{backend} {_DTYPES[q.dtype]} {head_dim} {value_dim} {math.gcd(*shared)}"
 
 
 def problem_from(text: str, device: torch.device) -> Problem:
@@ -84,11 +90,6 @@ def problem_from(text: str, device: torch.device) -> Problem:
         value_dim=int(value_dim),
         unit_heads=int(unit_heads),
     )
-
-
-def unit_heads(heads: int, kv_heads: int, groups: Iterable[int]) -> int:
-    """How many consecutive query heads share both a KV head and the group of each score tensor."""
-    return math.gcd(heads // kv_heads, *[heads // count for count in groups])
 
 
 @functools.cache

@@ -13,21 +13,35 @@ def finite(scores: Tensor) -> Tensor:
     return scores.detach().to(dtype).clamp(-limit, limit).contiguous()
 
 
-def compressed(ranked: Tensor) -> Tensor:
-    """Float64 values with the differences of `ranked` [rows, Nk] (descending), those above 2 cut to 2.
+def row_cumsum(values: Tensor) -> Tensor:
+    """Inclusive sums along the last axis, as one scan over all rows: few long rows scan slowly.
 
-    The gate of a pair depends on differences below 1 alone, so that scores of any size lose
-    nothing. Equal scores get the very same value, whatever the order of summation.
+    Exact for integers; float64 loses what the sums of the rows before cost in rounding.
     """
-    wide = ranked.double()
-    gaps = (wide[:, :-1] - wide[:, 1:]).clamp(max=2.0).nan_to_num(nan=0.0)
-    value = torch.zeros_like(wide)
-    torch.cumsum(-gaps, dim=-1, out=value[:, 1:])
-    index = torch.arange(ranked.shape[-1], device=ranked.device).expand_as(ranked)
-    leads = torch.ones_like(ranked, dtype=torch.bool)
-    leads[:, 1:] = gaps > 0
-    leader = torch.where(leads, index, 0).cummax(dim=-1).values
-    return value.gather(-1, leader).cummin(dim=-1).values
+    flat = values.reshape(-1, values.shape[-1])
+    dtype = torch.float64 if values.is_floating_point() else torch.int64
+    scanned = flat.flatten().cumsum(0, dtype=dtype).view(flat.shape)
+    before = scanned[:, -1:] - flat.sum(-1, keepdim=True, dtype=dtype)
+    return (scanned - before).view(values.shape)
+
+
+def compressed(ranked: Tensor) -> Tensor:
+    """Float64 values that order `ranked` [rows, Nk] (descending) and keep differences below 2.
+
+    A gap of 2 or more, of any size, becomes one of at least 2: the gate of a pair depends on
+    differences below 1 alone, so that scores of any magnitude lose nothing. Between two such gaps
+    values are differences from the first score, so they never increase and ties stay ties. NaN
+    ranks first.
+    """
+    score = ranked.double().nan_to_num(nan=torch.finfo(ranked.dtype).max)
+    leads = torch.zeros(ranked.shape, dtype=torch.bool, device=ranked.device)
+    leads[:, 1:] = score[:, :-1] - score[:, 1:] >= 2.0
+    island = row_cumsum(leads)
+    leader = torch.searchsorted(island, island)  # the first index of the same island
+    value = score - score.gather(-1, leader)
+    drop = torch.zeros_like(island)
+    drop[:, 1:] = torch.where(leads[:, 1:], (2 - value[:, :-1]).ceil().long(), 0)
+    return value - row_cumsum(drop)
 
 
 def item_ranks(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -204,14 +204,24 @@ def test_matches_brute_force(backend: BackendName, grid: str, data: st.DataObjec
     check_all(state, scores, n_queries, exact=grid in EXACT, **shape)
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
-@given(base=st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=1, max_size=8))
-def test_scores_just_one_apart(backend: BackendName, k: int, base: list[float]) -> None:
-    """Gates of exactly 0 or 1 beside scores on no grid: membership survives rounding."""
-    near = [u - 1 for u in base if Fraction(u) - 1 == Fraction(u - 1)]
-    scores = torch.tensor([*base, *near, *base], dtype=torch.float64)[None, None]
-    state = run(scores, k=k, backend=backend)
-    check_all(state, scores, scores.shape[-1], k=k, lag=0, tile=4, segment=16)
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_ties_between_rounded_sums(
+    backend: BackendName, k: int, generator: torch.Generator
+) -> None:
+    """Gates of exactly 0 or 1 among scores on no grid: membership survives rounding."""
+    for _ in range(25):
+        base = (1 + torch.rand(4, generator=generator, dtype=torch.float64)).tolist()
+        # Where u is 1, u - 1 is 0, and the gates of v and 2 u - 1 - v sum to 1.
+        ties = [u - 1 for u in base] + [
+            2 * u - 1 - v
+            for u in base
+            for v in base
+            if Fraction(2 * u - 1 - v) == 2 * Fraction(u) - 1 - Fraction(v)
+        ]
+        row = torch.tensor([*base, *ties], dtype=torch.float64)
+        scores = row[torch.randperm(len(row), generator=generator)][None, None]
+        state = run(scores, k=k, backend=backend)
+        check_all(state, scores, len(row), k=k, lag=0, tile=4, segment=16, exact=True)
 
 
 @pytest.mark.parametrize("mode", ["hard", "logit"])

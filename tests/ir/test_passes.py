@@ -17,7 +17,7 @@ from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersecti
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Box, Interval, Partition, SparseK, Sweep
+from attncomp.ir.ops import Box, Interval, Partition, Range, SparseK, Sweep, Term
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes import Pass, pipeline, run
 from attncomp.ir.passes.bound import bounds_of
@@ -253,12 +253,13 @@ def test_bounds_are_the_hull_and_the_core_of_a_tile(
     def inside(query: int, key: int) -> bool:
         return query - key in box.distance and key in box.keys
 
-    def resolve(terms: object, pick: object, default: int) -> int:
+    def resolve(terms: tuple[Term, ...]) -> list[int]:
         names = {"first": first, "last": last, "n_keys": n_keys, "constant": 0}
-        return pick((names[t.base] + t.offset for t in terms), default=default)  # type: ignore
+        return [names[term.base] + term.offset for term in terms]
 
-    def span(bound: object) -> range:
-        return range(resolve(bound.lower, max, -200), resolve(bound.upper, min, 200))  # type: ignore
+    def span(bound: Range) -> range:
+        lower, upper = resolve(bound.lower), resolve(bound.upper)
+        return range(max(lower, default=-200), min(upper, default=200))
 
     queries = range(first, last + 1)
     some = [k for k in range(n_keys) if any(inside(q, k) for q in queries)]

@@ -191,9 +191,8 @@ def test_second_derivatives_of_empty_rows_are_zero(
 ) -> None:
     shape = Shape(n_queries=8, n_keys=5)
     inputs = leaves(random_inputs(shape, generator))
-    out, lse = reference_attention(
-        make_graph(SparseK(k=2, lag=2, gate=mode)), *inputs[:3], {"scores": inputs[3]}
-    )
+    q, k, v, u = inputs
+    out, lse = attend(make_graph(SparseK(k=2, lag=2, gate=mode)))(q, k, v, u)
     assert (lse[0, 0] == -torch.inf).tolist() == [True] * 5 + [False] * 3
     first = torch.autograd.grad(
         (out.sum(), lse[..., 5:].sum()), inputs, create_graph=True, materialize_grads=True
@@ -244,6 +243,26 @@ def test_saturated_gates_leave_plain_attention(mode: GateMode, generator: torch.
     assert_same_results(
         run_with_gradients(attend(soft), inputs), run_with_gradients(attend(crisp), inputs)
     )
+
+
+def test_small_gates_count(generator: torch.Generator) -> None:
+    # Of equal scores the first key alone is selected, with a gate of 1 / n.
+    shape = Shape(n_queries=200, n_keys=200)
+    inputs = random_inputs(shape, generator, scores=torch.zeros(1, 1, 200))
+    graph = make_graph(SparseK(k=1, gate="logit"))
+    out, lse = attend(graph, 1.0)(inputs.q, inputs.k, inputs.v, inputs.scores)
+    n = torch.arange(1, 201, dtype=torch.float64)
+    assert_close(out, inputs.v[:, :, :1].expand_as(out), name="out")
+    assert_close(lse, inputs.q @ inputs.k[0, 0, 0] - n.log(), name="lse", atol=1e-13)
+
+
+def test_nan_score_shows_in_the_queries_that_see_it(generator: torch.Generator) -> None:
+    inputs = random_inputs(Shape(n_queries=6, n_keys=6), generator)
+    inputs.scores[0, 0, 3] = math.nan
+    graph = make_graph((Union(), SparseK(k=2), window(1)))
+    out, lse = attend(graph)(inputs.q, inputs.k, inputs.v, inputs.scores)
+    assert out.isnan().any(-1)[0, 0].tolist() == [False] * 3 + [True] * 3
+    assert lse.isnan()[0, 0].tolist() == [False] * 3 + [True] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -10,14 +10,14 @@ of n such selections only n + 1 combinations can occur, and the table has no oth
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from attncomp.errors import PatternTooLargeError
 from attncomp.ir.ops import SparseK
 
 TABLE_LIMIT: Final = 4096
 
-Table = int
+Table: TypeAlias = int
 """Bit s is the gate in state s; a state says which selections have selected the pair."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
@@ -14,6 +15,7 @@ from attncomp.ir.passes.lattice import Selections, Table
 from attncomp.ir.passes.sharing import SharingGraph
 
 PIECE_LIMIT: Final = 128  # boxes of all sweeps: each is a loop or a term of a mask
+COVER_LIMIT: Final = 8  # selections of one gate up to which all subsets are tried
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,10 @@ class MakeDisjoint:
     """Rewrites a graph of gates as a Partition; equal patterns become equal graphs.
 
     The plane of distances and keys falls into regions, and in each the gate is one expression E
-    over the selections S0, S1, ... (largest first). Where E is 1, every box of the region is a
-    contiguous sweep. Elsewhere Shannon's expansion gives a gathered sweep over S0 with gate E, one
-    over S1 without S0 with gate E[S0 = 0], and so on. A lag that equals the window's size thus
-    leaves nothing to mask, and a smaller one leaves one comparison:
+    over the selections S0, S1, ... Where E is 1, every box of the region is a contiguous sweep.
+    Elsewhere Shannon's expansion gives a gathered sweep over S0 with gate E, one over S1 without
+    S0 with gate E[S0 = 0], and so on until nothing is left. A lag that equals the window's size
+    thus leaves nothing to mask, and a smaller one leaves one comparison:
 
     >>> from attncomp.frontend.parser import parse
     >>> from attncomp.ir.build import build
@@ -139,7 +141,7 @@ def _order(region: Region) -> tuple[object, ...]:
 def _expand(table: Table, boxes: tuple[Box, ...], selections: Selections) -> Iterator[Region]:
     """The sweeps of a region whose gate is `table`, by Shannon's expansion."""
     absent: list[int] = []
-    for index in range(len(selections.ops)):
+    for index in _walk_order(table, selections):
         if not selections.depends(table, index):
             continue
         given = selections.given(table, index)
@@ -152,6 +154,32 @@ def _expand(table: Table, boxes: tuple[Box, ...], selections: Selections) -> Ite
     if table:
         for box in boxes:
             yield Region((box,), None, tuple(absent), ((),))
+
+
+def _walk_order(table: Table, selections: Selections) -> list[int]:
+    """The selections in the order of expansion, those first whose lists reach every pair.
+
+    Of the sets of lists that do, it takes the one with the fewest keys in all: to intersect two
+    selections, walking the smaller is enough.
+    """
+    indices = range(len(selections.ops))
+    relevant = [index for index in indices if selections.depends(table, index)]
+    if len(relevant) > COVER_LIMIT or any(selections.falls(table, i) for i in relevant):
+        return relevant
+
+    def reaches_all(walked: tuple[int, ...]) -> bool:
+        rest = table
+        for index in walked:
+            rest = selections.without(rest, index)
+        return rest == 0
+
+    def cost(walked: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        return sum(selections.ops[index].k for index in walked), walked
+
+    sizes = range(len(relevant) + 1)
+    covers = (c for n in sizes for c in itertools.combinations(relevant, n) if reaches_all(c))
+    best = min(covers, key=cost, default=())
+    return [*best, *(index for index in relevant if index not in best)]
 
 
 def _positive(
@@ -207,14 +235,17 @@ class _Builder:
         return operands[0] if len(operands) == 1 else self.graph.add(op, operands)
 
     def _box_span(self, box: Box) -> Span | None:
-        """The place of the first box of the pattern that holds this one, or at least meets it."""
-        covering = (
-            span
-            for source, span in self._boxes
-            if source.distance.covers(box.distance) and source.keys.covers(box.keys)
-        )
-        meeting = (span for source, span in self._boxes if not source.intersect(box).empty)
-        return next(covering, next(meeting, self._root_span))
+        """The place of the box of the pattern that is this one, or else holds or meets it."""
+
+        def remoteness(source: Box) -> int:
+            if source == box:
+                return 0
+            holds = source.distance.covers(box.distance) and source.keys.covers(box.keys)
+            return 1 if holds else 2
+
+        meeting = [part for part in self._boxes if not part[0].intersect(box).empty]
+        nearest = min(meeting, key=lambda part: remoteness(part[0]), default=None)
+        return self._root_span if nearest is None else nearest[1]
 
 
 def _spans(graph: Graph) -> list[tuple[Box, Span]]:

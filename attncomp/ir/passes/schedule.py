@@ -27,7 +27,7 @@ class ScheduleTiles:
     ...                   value_dim=128, unit_heads=4)
     >>> graph = ScheduleTiles(problem)(MakeDisjoint()(build(parse("window(256)"))))
     >>> graph.op(graph.root).schedule.forward
-    Tile(queries=32, keys=64, warps=8, stages=2)
+    Tile(queries=32, keys=32, warps=4, stages=2)
     """
 
     problem: Problem

@@ -1,0 +1,317 @@
+"""`attncomp-inspect`: what the compiler makes of a pattern, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, cast
+
+import click
+
+from attncomp.api import compile as compile_pattern
+from attncomp.errors import AttncompError, OptionError, suggest
+from attncomp.frontend.ast import Expr
+from attncomp.frontend.parser import parse
+from attncomp.inspection import drawing
+from attncomp.inspection.stages import (
+    KERNEL_STAGES,
+    STAGES,
+    Compilation,
+    Section,
+    check_pass_name,
+    compile_stages,
+    kernel_sections,
+    pass_sections,
+    report_section,
+    stage_section,
+    timing_section,
+)
+from attncomp.inspection.terminal import Screen, write_sections
+from attncomp.ir.schedule import BackendName, DtypeName, Problem
+from attncomp.runtime.ahead_of_time import compile_plan, limits
+
+_EMITS: Final = (*STAGES, *KERNEL_STAGES)
+_DTYPES: Final = ("float16", "bfloat16", "float32", "float64")
+_MAX_MASK: Final = 2048  # the matrix is dense, and so is the work behind it
+
+_EXAMPLES: Final = """
+\b
+Examples:
+  attncomp-inspect "sparsek(k=512) | window(256)"
+  attncomp-inspect specs/sliding_window.attn --emit ast,ir,plan
+  attncomp-inspect "first(4) | window(64)" --print-after all --time-passes
+  attncomp-inspect "sparsek(k=512) | window(256)" --target sm_90
+  attncomp-inspect "window(64)" --target gfx942 --emit ptx --output kernels/
+  attncomp-inspect "sparsek(k=8, lag=4) | window(4)" --mask 32
+  attncomp-inspect "sparsek(k=16) | window(8)" --mask 256 --output mask.png
+"""
+
+
+class _Failure(click.ClickException):
+    """A mistake in what was asked for: its message on standard error, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        message = self.message if self.message.startswith("error: ") else f"error: {self.message}"
+        head, rest = message.split("error: ", 1)
+        click.echo(head + click.style("error: ", fg="red", bold=True) + rest, file=file, err=True)
+
+
+class _Command(click.Command):
+    """A command whose expected errors are diagnostics instead of tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AttncompError as error:
+            raise _Failure(str(error)) from error
+
+
+def _emits(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """`--emit a,b --emit c` as a list without repetitions."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    for name in names:
+        if name not in _EMITS:
+            close = suggest(name, _EMITS)
+            hint = f" Did you mean {close!r}?" if close else ""
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(_EMITS)}.{hint}")
+    return list(dict.fromkeys(names))
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    try:
+        version = metadata.version("attncomp")
+    except metadata.PackageNotFoundError:  # a checkout on the path
+        version = "(not installed)"
+    click.echo(f"attncomp-inspect {version}")
+    ctx.exit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """The options of a run, as given."""
+
+    emit: list[str]
+    print_after: str | None
+    time_passes: bool
+    backend: str | None
+    target: str | None
+    dtype: str
+    head_dim: int
+    value_dim: int | None
+    unit_heads: int
+    mask: int | None
+    seed: int
+    output: Path | None
+
+    @property
+    def picture(self) -> bool:
+        """Whether the output is one image of the mask, not a directory."""
+        return self.output is not None and self.output.suffix.lower() in drawing.PICTURES
+
+    def problem(self) -> Problem:
+        """What the pattern is compiled for; OptionError where backend and dtype do not fit."""
+        for_gpu = self.target not in (None, "cpu") or set(self.emit) & set(KERNEL_STAGES)
+        backend = self.backend or ("triton" if for_gpu else "torch")
+        if backend == "triton" and self.dtype == "float64":
+            raise OptionError(
+                subject="--dtype",
+                expected="float16, bfloat16 or float32 for backend triton",
+                found="'float64'",
+            )
+        return Problem(
+            backend=cast(BackendName, backend),
+            target=self.target or ("sm_90" if backend == "triton" else "cpu"),
+            dtype=cast(DtypeName, self.dtype),
+            head_dim=self.head_dim,
+            value_dim=self.value_dim or self.head_dim,
+            unit_heads=self.unit_heads,
+        )
+
+    def stages(self, problem: Problem) -> list[str]:
+        """What to emit: what was asked for, else what suits the other options."""
+        if self.emit:
+            return self.emit
+        ahead = problem.backend == "triton" and self.target not in (None, "cpu")
+        if self.output is not None and not self.picture:
+            return [*STAGES, *(KERNEL_STAGES if ahead else ())]
+        if self.print_after is not None or self.time_passes or self.mask is not None:
+            return []
+        return ["report"] if ahead else ["explain"]
+
+
+@click.command(
+    cls=_Command, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.argument("spec")
+@click.option(
+    "--emit",
+    multiple=True,
+    metavar="LIST",
+    callback=_emits,
+    help=f"What to print, separated by commas: {', '.join(_EMITS)}. Default: 'report' with a GPU "
+    "as --target, else 'explain', and nothing beside --print-after, --time-passes or --mask.",
+)
+@click.option("--print-after", metavar="PASS", help="Print the IR after this pass, or after 'all'.")
+@click.option("--time-passes", is_flag=True, help="Print how long each pass took.")
+@click.option(
+    "--backend",
+    type=click.Choice(["triton", "torch"]),
+    help="Default: triton with a GPU as --target, else torch.",
+)
+@click.option(
+    "--target",
+    help="cpu, sm_80, sm_90, sm_100, gfx942, ... 'report' and 'ptx' compile every kernel for it "
+    "ahead of time; no GPU is needed. Default: sm_90 for backend triton, cpu for torch.",
+)
+@click.option("--dtype", type=click.Choice(_DTYPES), default="bfloat16", show_default=True)
+@click.option("--head-dim", type=click.IntRange(16, 256), default=128, show_default=True)
+@click.option("--value-dim", type=click.IntRange(16, 256), help="Default: the head dim.")
+@click.option(
+    "--unit-heads",
+    type=click.IntRange(1, 1024),
+    default=4,
+    show_default=True,
+    help="Query heads that share a KV head and a score group.",
+)
+@click.option(
+    "--mask",
+    type=click.IntRange(1, _MAX_MASK),
+    metavar="N",
+    help="Draw the gates of N queries and N keys, for random scores.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the scores for --mask.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help=f"A file that ends in {', '.join(drawing.PICTURES)} for a picture of the mask; else a "
+    "directory for all that is emitted (by default everything), one file each.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def main(ctx: click.Context, spec: str, **options: Any) -> None:
+    """Show what the compiler makes of SPEC: a pattern such as "sparsek(k=512) | window(256)", or
+    the path of a .attn file that holds one.
+
+    Highlighted on a terminal, plain text in a pipe. Exit code 2 for a mistake in the pattern or in
+    an option, 1 if a kernel needs more shared memory than its target has.
+    """
+    request = _Request(**options)
+    if request.picture and request.mask is None:
+        raise click.UsageError(f"--output {request.output} is a picture of the mask: add --mask N")
+    expr = _parse(spec)
+    screen = Screen()
+    sections, fits = _sections(expr, request)
+    if request.output is None or request.picture:
+        screen.show(sections)
+    if request.mask is not None:
+        sections += _draw(expr, request.mask, request, screen, beside=bool(sections))
+    if request.output is not None and not request.picture:
+        _write(sections, request.output)
+    ctx.exit(0 if fits else 1)
+
+
+def _parse(spec: str) -> Expr:
+    """The pattern, or the one in the file, if SPEC names a .attn file."""
+    if not spec.endswith(".attn"):
+        return parse(spec)
+    try:
+        text = Path(spec).read_text(encoding="utf-8")
+    except OSError as error:
+        raise _Failure(f"cannot read {spec}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _Failure(f"cannot read {spec}: it is not UTF-8 at byte {error.start}") from error
+    return parse(text, source_name=spec)
+
+
+def _sections(expr: Expr, request: _Request) -> tuple[list[Section], bool]:
+    """All texts that were asked for, and whether every compiled kernel fits its target."""
+    problem = request.problem()
+    if request.print_after is not None:
+        check_pass_name(request.print_after, problem)
+    stages = request.stages(problem)
+    compilation = compile_stages(expr, problem)
+    sections: list[Section] = []
+    if request.print_after is not None:
+        sections += pass_sections(compilation, request.print_after)
+    if request.time_passes:
+        sections.append(timing_section(compilation))
+    sections += [stage_section(compilation, stage) for stage in stages if stage in STAGES]
+    kernels, fits = _kernel_sections(compilation, [s for s in stages if s in KERNEL_STAGES])
+    return sections + kernels, fits
+
+
+def _kernel_sections(compilation: Compilation, stages: list[str]) -> tuple[list[Section], bool]:
+    """The report on all kernels, or their assembly, or both; and whether they fit the target."""
+    if not stages:
+        return [], True
+    target = compilation.plan.problem.target
+    reports = compile_plan(compilation.plan, target)
+    sections = []
+    for stage in stages:
+        sections += (
+            [report_section(reports, target)]
+            if stage == "report"
+            else kernel_sections(reports, target)
+        )
+    return sections, all(report.shared <= limits(target).shared for report in reports)
+
+
+def _draw(
+    expr: Expr, length: int, request: _Request, screen: Screen, *, beside: bool
+) -> list[Section]:
+    """Draw the mask where it was asked for; returns it as a section if that is a directory."""
+    pattern = compile_pattern(expr)
+    gate = drawing.gates(pattern, length, request.seed)
+    caption = drawing.caption(pattern, length, request.seed)
+    if request.output is not None and request.picture:
+        try:
+            drawing.write_picture(gate, caption, request.output)
+        except OSError as error:
+            raise _Failure(f"cannot write {request.output}: {error.strerror}") from error
+        click.echo(f"wrote {request.output}", err=True)
+        return []
+    text = f"{caption}\n. is 0, 1 to 9 tenths, # 1\n{drawing.as_characters(gate)}"
+    section = Section(title="mask", text=text, file="mask.txt")
+    if request.output is not None:
+        return [section]
+    if beside:
+        screen.title("mask", first=False)
+    if screen.coloured:
+        blocks, side = drawing.as_blocks(gate, screen.columns)
+        scale = f"; a cell shows the largest of {side} x {side} gates" if side > 1 else ""
+        click.echo(caption + scale)
+        screen.blocks(blocks)
+    else:
+        screen.show([section])
+    return []
+
+
+def _write(sections: list[Section], directory: Path) -> None:
+    try:
+        paths = write_sections(sections, directory)
+    except OSError as error:
+        raise _Failure(f"cannot write to {directory}: {error.strerror}") from error
+    for path in paths:
+        click.echo(str(path))
+
+
+if __name__ == "__main__":
+    main()
