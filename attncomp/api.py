@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -45,10 +46,11 @@ def compile(spec: str | Expr, *, backend: str | None = None, **options: object) 
 
     backend: "triton", "torch", "reference" (dense, by the definition), or None: what the variable
     ATTNCOMP_BACKEND says, else Triton for tensors on a GPU and blocked torch for all others.
-    Kernels are generated at the first call and kept on disk; equal texts give one object.
+    Kernels are generated at the first call and kept on disk; equal texts give one object. The
+    object is what torch.compile can trace: make it outside of the function to be traced.
 
-    Raises PatternError, with its place, for a pattern that has no meaning, and OptionError for an
-    unknown option or backend.
+    Raises PatternError, with its place, for a pattern that has no meaning, OptionError for an
+    unknown option or backend, and TypeError for what is neither text nor tree.
     """
     if options:
         found = _unknown(next(iter(options)), ("backend",))
@@ -60,9 +62,11 @@ def compile(spec: str | Expr, *, backend: str | None = None, **options: object) 
             expected=f"{', '.join(others)} or {last}",
             found=_unknown(backend, knobs.BACKENDS),
         )
-    if isinstance(spec, str):
-        return _compile_text(spec, backend)
-    return CompiledPattern(spec, backend)
+    if isinstance(spec, Expr):
+        return CompiledPattern(spec, backend)
+    if not isinstance(spec, str):
+        raise TypeError(f"expected the pattern as text or tree, found {type(spec).__name__}")
+    return _compile_text(spec, backend)
 
 
 def _unknown(name: object, known: tuple[str, ...]) -> str:
@@ -90,6 +94,45 @@ class CompiledPattern:
         # Selections that cannot matter are no part of any plan, nor are their scores.
         self._used = lower(expr, _default_problem()).scores
         self._recent: tuple[str, torch.device] | None = None
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scores: Tensor | None = None,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        **tensors: Tensor,
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scores: Tensor | None = None,
+        scale: float | None = None,
+        return_lse: Literal[True],
+        **tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scores: Tensor | None = None,
+        scale: float | None = None,
+        return_lse: bool,
+        **tensors: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
 
     def __call__(
         self,
@@ -141,7 +184,9 @@ class CompiledPattern:
     ) -> tuple[Tensor, Tensor]:
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
         graph = build(self._expr)
-        out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), tensors, scale)
+        # In fp16 or bf16 the gates would be rounded to it.
+        wide = {name: u.to(torch.promote_types(real, u.dtype)) for name, u in tensors.items()}
+        out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), wide, scale)
         return out.to(q.dtype), lse
 
     @property
@@ -174,9 +219,9 @@ class CompiledPattern:
 
     def explain(self) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
-        return explain(self.plan, self._needed)
+        return explain(self.plan, self._text, self._needed)
 
-    def mask(self, n_queries: int, n_keys: int | None = None, **tensors: Tensor) -> Tensor:
+    def mask(self, n_queries: int, n_keys: int | None = None, /, **tensors: Tensor) -> Tensor:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
         H is the number of score groups. Raises CallError for sizes below 1 and tensors that do not

@@ -13,15 +13,16 @@ from attncomp.api import compile as compile_pattern
 from attncomp.errors import AttncompError, OptionError, suggest
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
-from attncomp.inspection import drawing
+from attncomp.inspection.drawing import PICTURES, Drawing, draw, write_picture
+from attncomp.inspection.section import Section
 from attncomp.inspection.stages import (
     KERNEL_STAGES,
     STAGES,
     Compilation,
-    Section,
     check_pass_name,
     compile_stages,
     kernel_sections,
+    mask_section,
     pass_sections,
     report_section,
     stage_section,
@@ -109,9 +110,15 @@ class _Request:
     output: Path | None
 
     @property
-    def picture(self) -> bool:
-        """Whether the output is one image of the mask, not a directory."""
-        return self.output is not None and self.output.suffix.lower() in drawing.PICTURES
+    def picture(self) -> Path | None:
+        """The output, if it is one image of the mask."""
+        is_image = self.output is not None and self.output.suffix.lower() in PICTURES
+        return self.output if is_image else None
+
+    @property
+    def directory(self) -> Path | None:
+        """The output, if it is a directory for all sections."""
+        return None if self.picture else self.output
 
     def problem(self) -> Problem:
         """What the pattern is compiled for; OptionError where backend and dtype do not fit."""
@@ -137,7 +144,7 @@ class _Request:
         if self.emit:
             return self.emit
         ahead = problem.backend == "triton" and self.target not in (None, "cpu")
-        if self.output is not None and not self.picture:
+        if self.directory is not None:
             return [*STAGES, *(KERNEL_STAGES if ahead else ())]
         if self.print_after is not None or self.time_passes or self.mask is not None:
             return []
@@ -194,7 +201,7 @@ class _Request:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help=f"A file that ends in {', '.join(drawing.PICTURES)} for a picture of the mask; else a "
+    help=f"A file that ends in {', '.join(PICTURES)} for a picture of the mask; else a "
     "directory for all that is emitted (by default everything), one file each.",
 )
 @click.option(
@@ -214,17 +221,20 @@ def main(ctx: click.Context, spec: str, **options: Any) -> None:
     an option, 1 if a kernel needs more shared memory than its target has.
     """
     request = _Request(**options)
-    if request.picture and request.mask is None:
-        raise click.UsageError(f"--output {request.output} is a picture of the mask: add --mask N")
+    if request.picture is not None and request.mask is None:
+        raise click.UsageError(f"--output {request.picture} is a picture of the mask: add --mask N")
     expr = _parse(spec)
-    screen = Screen()
     sections, fits = _sections(expr, request)
-    if request.output is None or request.picture:
-        screen.show(sections)
     if request.mask is not None:
-        sections += _draw(expr, request.mask, request, screen, beside=bool(sections))
-    if request.output is not None and not request.picture:
-        _write(sections, request.output)
+        drawing = draw(compile_pattern(expr), request.mask, request.seed)
+        if request.picture is not None:
+            _write_picture(drawing, request.picture)
+        else:
+            sections.append(mask_section(drawing))
+    if request.directory is None:
+        Screen().show(sections)
+    else:
+        _write(sections, request.directory)
     ctx.exit(0 if fits else 1)
 
 
@@ -274,34 +284,12 @@ def _kernel_sections(compilation: Compilation, stages: list[str]) -> tuple[list[
     return sections, all(report.shared <= limits(target).shared for report in reports)
 
 
-def _draw(
-    expr: Expr, length: int, request: _Request, screen: Screen, *, beside: bool
-) -> list[Section]:
-    """Draw the mask where it was asked for; returns it as a section if that is a directory."""
-    pattern = compile_pattern(expr)
-    gate = drawing.gates(pattern, length, request.seed)
-    caption = drawing.caption(pattern, length, request.seed)
-    if request.output is not None and request.picture:
-        try:
-            drawing.write_picture(gate, caption, request.output)
-        except OSError as error:
-            raise _Failure(f"cannot write {request.output}: {error.strerror}") from error
-        click.echo(f"wrote {request.output}", err=True)
-        return []
-    text = f"{caption}\n. is 0, 1 to 9 tenths, # 1\n{drawing.as_characters(gate)}"
-    section = Section(title="mask", text=text, file="mask.txt")
-    if request.output is not None:
-        return [section]
-    if beside:
-        screen.title("mask", first=False)
-    if screen.coloured:
-        blocks, side = drawing.as_blocks(gate, screen.columns)
-        scale = f"; a cell shows the largest of {side} x {side} gates" if side > 1 else ""
-        click.echo(caption + scale)
-        screen.blocks(blocks)
-    else:
-        screen.show([section])
-    return []
+def _write_picture(drawing: Drawing, path: Path) -> None:
+    try:
+        write_picture(drawing, path)
+    except OSError as error:
+        raise _Failure(f"cannot write {path}: {error.strerror}") from error
+    click.echo(f"wrote {path}", err=True)
 
 
 def _write(sections: list[Section], directory: Path) -> None:

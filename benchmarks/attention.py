@@ -25,6 +25,14 @@ from rich.progress import track
 from rich.table import Table
 
 Row = dict[str, object]
+COLUMNS = (
+    "select_ms",
+    "forward_ms",
+    "forward_tflops",
+    "backward_ms",
+    "backward_tflops",
+    "peak_gib",
+)
 
 
 def milliseconds(step: Callable[[], object], repeats: int) -> float:
@@ -63,7 +71,7 @@ def measure(case: Case, given: Inputs, shape: Shape, repeats: int) -> Row:
         backward = milliseconds(steps.backward, repeats)
         row["peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
         row["select_ms"] = milliseconds(steps.select, repeats) if steps.select else 0.0
-    except Exception as error:  # noqa: BLE001 - a peer that cannot run is a row, not a crash
+    except Exception as error:  # a peer that cannot run is a row, not a crash
         row["error"] = f"{type(error).__name__}: {error}"[:300]
         return row
     row.update(
@@ -88,13 +96,10 @@ def environment() -> dict[str, str]:
 
 def table(rows: list[Row]) -> Table:
     """All rows, for a terminal."""
-    columns = ("select_ms", "forward_ms", "forward_tflops", "backward_ms", "backward_tflops", "peak_gib")
-    result = Table("case", "N", *columns)
+    result = Table("case", "N", *COLUMNS)
     for row in rows:
-        if "error" in row:
-            cells = [str(row["error"])]
-        else:
-            cells = [f"{row[column]:.2f}" for column in columns]
+        missing = [str(row["error"])] if "error" in row else []
+        cells = missing or [f"{row[column]:.2f}" for column in COLUMNS]
         result.add_row(str(row["case"]), str(row["length"]), *cells)
     return result
 

@@ -67,9 +67,7 @@ def make_inputs(length: int, shape: Shape, seed: int) -> Inputs:
         size = (shape.batch, heads, length, shape.head_dim)
         return torch.randn(size, device="cuda", generator=generator).bfloat16()
 
-    scores = torch.randn(
-        (shape.batch, shape.groups, length), device="cuda", generator=generator
-    )
+    scores = torch.randn((shape.batch, shape.groups, length), device="cuda", generator=generator)
     return Inputs(
         q=draw(shape.heads),
         k=draw(shape.kv_heads),
@@ -101,7 +99,9 @@ def pattern_case(pattern: str, keys: int | None) -> Case:
 
 
 def _autograd_steps(
-    given: Inputs, attend: Callable[[Tensor, Tensor, Tensor], Tensor], select: Callable[[], object] | None = None
+    given: Inputs,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    select: Callable[[], object] | None = None,
 ) -> Steps:
     q, k, v = (tensor.detach().requires_grad_() for tensor in (given.q, given.k, given.v))
     out = attend(q, k, v)

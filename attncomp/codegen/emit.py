@@ -7,7 +7,7 @@ import textwrap
 
 import jinja2
 
-from attncomp.codegen import expressions
+from attncomp.codegen import expressions, triton_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
 from attncomp.codegen.torch_view import sweep_views
@@ -26,9 +26,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the output is Python, not HTML
+        autoescape=False,  # the output is Python, not HTML
     )
     environment.filters["block"] = _block
+    environment.filters["wrapped"] = triton_view.wrapped
     environment.filters["power_of_two"] = lambda size: 1 << (size - 1).bit_length()
     for query in (
         expressions.selections_of,
@@ -43,15 +44,6 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _size_names(selections: list[int], tensors: list[str], lists: bool = True) -> list[str]:
-    """Kernel arguments that take any value without a compilation of their own."""
-    names = ["n_queries", "n_keys", "n_units", "heads_per_kv"]
-    names += [f"{name}_{axis}" for name in tensors for axis in ("batch", "head", "row")]
-    for i in selections:
-        names += [f"groups_{i}"] + ([f"capacity_{i}"] if lists else [])
-    return names
-
-
 def _padded(size: int) -> bool:
     return size & (size - 1) != 0
 
@@ -59,19 +51,15 @@ def _padded(size: int) -> bool:
 def render(plan: KernelPlan) -> str:
     """The Python source of the plan's module: `select`, `forward` and `backward`."""
     dialect = expressions.DIALECTS[plan.problem.backend]
-    fields = state_fields(plan)
-
-    def state_argument(selection: int, field: str) -> str:
-        return f"state[{selection * len(fields) + fields.index(field)}]"
-
     template = _environment().get_template(f"{plan.problem.backend}/module.py.jinja")
     return template.render(
         plan=plan,
         problem=plan.problem,
         schedule=plan.schedule,
-        fields=fields,
-        state_argument=state_argument,
-        size_names=_size_names,
+        fields=state_fields(plan),
+        state_text=functools.partial(triton_view.state_text, plan),
+        selection_arguments=functools.partial(triton_view.selection_arguments, plan),
+        size_names=triton_view.size_names(plan),
         padded_head=_padded(plan.problem.head_dim),
         padded_value=_padded(plan.problem.value_dim),
         sweeps=sweep_views(plan),

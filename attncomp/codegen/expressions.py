@@ -17,7 +17,7 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.ops import Range, Term
+from attncomp.ir.ops import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,9 @@ DIALECTS = {"triton": TRITON, "torch": TORCH}
 
 def fold(function: str, parts: Sequence[str]) -> str:
     """`f(f(a, b), c)`: a binary function over the parts; empty without any."""
-    return functools.reduce(lambda text, part: f"{function}({text}, {part})", parts) if parts else ""
+    return (
+        functools.reduce(lambda text, part: f"{function}({text}, {part})", parts) if parts else ""
+    )
 
 
 def gate_text(gate: Gate, dialect: Dialect, name: str = "m{}") -> str:

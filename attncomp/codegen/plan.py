@@ -89,6 +89,12 @@ class SweepPlan:
     label: str = field(compare=False)
     origin: str = field(default="", compare=False)
 
+    @property
+    def title(self) -> str:
+        """Label and place, safe in comments and docstrings whatever the spec's file is called."""
+        text = f"`{self.label}`" + (f", {self.origin}" if self.origin else "")
+        return "".join(c if c.isprintable() and c not in '"\\' else "?" for c in text)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPlan:

@@ -3,23 +3,24 @@
 All times are in the selection's own clock `t = q - lag` with q the query *position*: key j enters
 the prefix at t = j, and a query with t < 0 has an empty prefix. N_k keys, score groups G.
 
-| field          | shape            | dtype        | meaning                                          |
-| -------------- | ---------------- | ------------ | ------------------------------------------------ |
-| score          | [B, G, Nk]       | fp32 or fp64 | the scores, contiguous and finite (NaN stays)    |
-| evict          | [B, G, Nk]       | int32        | key j is selected for j <= t < evict[j]          |
-| theta          | [B, G, Nk]       | as score     | k-th largest score of keys 0..t; -inf if t < k   |
-| delta          | [B, G, Nk]       | as score     | theta - tau in (0, 1]; 0 if t < k                |
-| support        | [B, G, Nk]       | int32        | how many keys of the prefix have a gate in (0,1) |
-| frac_birth     | [B, G, Nk]       | int32        | key j's gate is fractional, selected or not, for |
-| frac_death     | [B, G, Nk]       | int32        | frac_birth[j] <= t < frac_death[j]               |
-| tile_keys      | [B, G, T, min(k, Nk) + tile] | int32  | keys selected for any query of tile, ascending   |
-| tile_count     | [B, G, T]        | int32        | how many                                         |
-| segment_keys   | [B, G, S, min(k, Nk) + segment] | int32 | likewise for the segments of the backward        |
-| segment_count  | [B, G, S]        | int32        |                                                  |
+| field         | shape                           | dtype        | meaning                     |
+| ------------- | ------------------------------- | ------------ | --------------------------- |
+| score         | [B, G, Nk]                      | fp32 or fp64 | finite scores (NaN stays)   |
+| evict         | [B, G, Nk]                      | int32        | selected j <= t < evict[j]  |
+| theta         | [B, G, Nk]                      | as score     | k-th largest score of 0..t  |
+| delta         | [B, G, Nk]                      | as score     | theta - tau, in (0, 1]      |
+| support       | [B, G, Nk]                      | int32        | gates of 0..t in (0, 1)     |
+| frac_birth    | [B, G, Nk]                      | int32        | key j's gate is in (0, 1),  |
+| frac_death    | [B, G, Nk]                      | int32        | selected or not, between    |
+| tile_keys     | [B, G, T, min(k, Nk) + tile]    | int32        | keys selected in the tile   |
+| tile_count    | [B, G, T]                       | int32        | how many                    |
+| segment_keys  | [B, G, S, min(k, Nk) + segment] | int32        | likewise for the segments   |
+| segment_count | [B, G, S]                       | int32        | of the backward             |
 
+While t < k every key is selected with a gate of 1: theta is -inf, delta and support are 0.
 The gate is m = clip((score[j] - theta[t]) + delta[t], 0, 1), the same as clip(u_j - tau, 0, 1) but
 exact for scores of any size. Tile i covers query indices [i * tile, (i + 1) * tile), at positions
-index + Nk - Nq; segments likewise. Entries of lists beyond their count are 0. Without score
+index + Nk - Nq; segments likewise. Lists ascend; entries beyond their count are 0. Without score
 gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
 """
 
@@ -59,7 +60,7 @@ def state_layout(
     layout = []
     for selection in plan.selections:
         n_groups = groups[plan.scores.index(selection.scores)]
-        kept = torch.sym_min(selection.k, n_keys)
+        kept: int = torch.sym_min(selection.k, n_keys)  # type: ignore[no-untyped-call]
         per_key = (batch, n_groups, n_keys)
         per_tile = (batch, n_groups, (n_queries + tile - 1) // tile)
         per_segment = (batch, n_groups, (n_queries + segment - 1) // segment)
@@ -84,6 +85,4 @@ def split_state(plan: KernelPlan, state: Sequence[T]) -> list[dict[str, T]]:
     """The flat state as one mapping from field name to tensor a selection."""
     names = state_fields(plan)
     starts = range(0, len(names) * len(plan.selections), len(names))
-    return [
-        dict(zip(names, state[start : start + len(names)], strict=True)) for start in starts
-    ]
+    return [dict(zip(names, state[start : start + len(names)], strict=True)) for start in starts]

@@ -69,7 +69,7 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         index=index,
         source=sweep.source,
         **_bounds(sweep),
-        title=f"`{sweep.label}`" + (f", {sweep.origin}" if sweep.origin else ""),
+        title=sweep.title,
         flags=tuple(sorted(flags)),
         reads=tuple(sorted(flags | ({sweep.source} if sweep.source is not None else set()))),
         residual=residual,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,22 +23,24 @@ _FAINT: Final[_RGB] = (70, 50, 140)  # a gate just above 0
 _WHOLE: Final[_RGB] = (255, 215, 110)  # a gate of 1
 
 
-def gates(pattern: CompiledPattern, length: int, seed: int) -> Tensor:
-    """The gates [N, N] of a pattern, queries by keys, for scores drawn from a standard normal."""
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Gates [N, N], queries by keys, and a line that says what they are."""
+
+    gate: Tensor
+    caption: str
+
+
+def draw(pattern: CompiledPattern, length: int, seed: int) -> Drawing:
+    """The gates of a pattern among `length` positions, scores drawn from a standard normal."""
     generator = torch.Generator().manual_seed(seed)
+    names = pattern.tensors
     scores = {
-        name: torch.randn(1, 1, length, generator=generator, dtype=torch.float64)
-        for name in pattern.tensors
+        name: torch.randn(1, 1, length, generator=generator, dtype=torch.float64) for name in names
     }
-    return pattern.mask(length, **scores)[0, 0]
-
-
-def caption(pattern: CompiledPattern, length: int, seed: int) -> str:
-    """What a drawing shows: the pattern, its size, and where the scores come from."""
-    drawn = (
-        f"; {', '.join(pattern.tensors)} standard normal, seed {seed}" if pattern.tensors else ""
-    )
-    return f"gate of {pattern}: {length} queries (down) by {length} keys (right){drawn}"
+    drawn = f"; {', '.join(names)} standard normal, seed {seed}" if names else ""
+    caption = f"gate of {pattern}: {length} queries (down) by {length} keys (right){drawn}"
+    return Drawing(pattern.mask(length, None, **scores)[0, 0], caption)
 
 
 def as_characters(gate: Tensor) -> str:
@@ -57,11 +61,13 @@ def as_blocks(gate: Tensor, columns: int) -> tuple[Text, int]:
         cells = torch.cat([cells, cells.new_full((1, cells.shape[1]), -1)])
     levels = (cells * 16).round().to(torch.int64).clamp(min=-1)
     # A small gate stays apart from none.
-    levels = torch.where((cells > 0) & (levels == 0), 1, levels).tolist()
+    levels = torch.where((cells > 0) & (levels == 0), 1, levels)
+    rows = levels.tolist()
     text = Text(no_wrap=True, end="")
-    for upper, lower in zip(levels[::2], levels[1::2], strict=True):
-        for top, bottom in zip(upper, lower, strict=True):
-            text.append("\u2580", Style(color=_colour(top), bgcolor=_colour(bottom)))
+    for upper, lower in zip(rows[::2], rows[1::2], strict=True):
+        for (top, bottom), run in itertools.groupby(zip(upper, lower, strict=True)):
+            style = Style(color=_colour(top), bgcolor=_colour(bottom))
+            text.append("\u2580" * len(list(run)), style)
         text.append("\n")
     return text, side
 
@@ -78,8 +84,8 @@ def _colour(level: int) -> Color | None:
     )
 
 
-def write_picture(gate: Tensor, title: str, path: Path) -> None:
-    """Write the matrix as an image; the suffix of `path`, one of PICTURES, names the format.
+def write_picture(drawing: Drawing, path: Path) -> None:
+    """Write a drawing as an image; the suffix of `path`, one of PICTURES, names the format.
 
     Raises BackendError without matplotlib, OSError if the file cannot be written.
     """
@@ -91,11 +97,9 @@ def write_picture(gate: Tensor, title: str, path: Path) -> None:
         ) from error
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(
-        gate.detach().numpy(), vmin=0, vmax=1, cmap="magma", interpolation="nearest"
-    )
+    image = axes.imshow(drawing.gate.numpy(), vmin=0, vmax=1, cmap="magma", interpolation="nearest")
     axes.set_xlabel("key")
     axes.set_ylabel("query")
-    axes.set_title(title, fontsize=9, wrap=True)
+    axes.set_title(drawing.caption, fontsize=9, wrap=True)
     figure.colorbar(image, label="gate", fraction=0.046)
     figure.savefig(path, dpi=150)

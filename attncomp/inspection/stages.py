@@ -13,6 +13,8 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.errors import OptionError, suggest
 from attncomp.frontend.ast import Expr, dump, to_text
+from attncomp.inspection.drawing import Drawing, as_characters
+from attncomp.inspection.section import Section
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import Pass, pipeline
 from attncomp.ir.printer import print_graph
@@ -22,16 +24,6 @@ from attncomp.runtime.explain import explain
 
 STAGES: Final = ("ast", "ir", "plan", "source", "explain")
 KERNEL_STAGES: Final = ("report", "ptx")  # made from compiled kernels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """A piece of output: its heading, its text, how to highlight it, and the file it makes."""
-
-    title: str
-    text: str
-    lexer: str = "text"
-    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +146,12 @@ def kernel_sections(reports: Iterable[KernelReport], target: str) -> list[Sectio
         )
         for report in reports
     ]
+
+
+def mask_section(drawing: Drawing) -> Section:
+    """A gate matrix, in characters where there are no colours."""
+    text = f"{drawing.caption}\n. is 0, 1 to 9 tenths, # 1\n{as_characters(drawing.gate)}"
+    return Section(title="mask", text=text, file="mask.txt", drawing=drawing)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from attncomp.inspection.stages import Section
+from attncomp.inspection.drawing import Drawing, as_blocks
+from attncomp.inspection.section import Section
 
 
 class Screen:
@@ -22,30 +23,30 @@ class Screen:
     @property
     def coloured(self) -> bool:
         """Whether colours and block characters may be used."""
-        encoding = (self._console.encoding or "ascii").lower()
-        return self._console.color_system is not None and encoding.startswith("utf")
-
-    @property
-    def columns(self) -> int:
-        return self._console.width
+        return self._console.color_system is not None and self._console.encoding.startswith("utf")
 
     def show(self, sections: Sequence[Section]) -> None:
         """Print sections; each under its title if there are several."""
         for number, section in enumerate(sections):
             if len(sections) > 1:
-                self.title(section.title, first=number == 0)
-            self._body(section)
+                self._title(section.title, first=number == 0)
+            if section.drawing is not None and self.coloured:
+                self._drawing(section.drawing)
+            else:
+                self._body(section)
 
-    def title(self, title: str, *, first: bool) -> None:
+    def _title(self, title: str, *, first: bool) -> None:
         blank = "" if first else "\n"
         if self.coloured:
             self._console.print(Text(f"{blank}=== {title} ===", style="bold cyan"))
         else:
             click.echo(f"{blank}=== {title} ===")
 
-    def blocks(self, text: Text) -> None:
-        """Print a coloured drawing."""
-        self._console.print(text, end="")
+    def _drawing(self, drawing: Drawing) -> None:
+        blocks, side = as_blocks(drawing.gate, self._console.width)
+        scale = f"; a cell shows the largest of {side} x {side} gates" if side > 1 else ""
+        click.echo(drawing.caption + scale)
+        self._console.print(blocks, end="")
 
     def _body(self, section: Section) -> None:
         text = section.text.rstrip("\n")

@@ -97,11 +97,11 @@ def compile_plan(plan: KernelPlan, target: str) -> list[KernelReport]:
     a plan of another backend, an unknown target, Triton missing or in its interpreter, and for a
     kernel that does not compile.
     """
-    found = limits(target)
     if plan.problem.backend != "triton":
         raise BackendError(
             f"ahead of time: expected a plan of backend 'triton', found {plan.problem.backend!r}"
         )
+    found = limits(target)
     _require_compiler()
     reports: list[KernelReport] = []
     counts: dict[str, int] = {}

@@ -18,10 +18,10 @@ _MODES: Final = {
 }
 
 
-def explain(plan: KernelPlan, tensors: tuple[str, ...]) -> str:
-    """The plan in words; tensors are what a call needs beside q, k and v."""
+def explain(plan: KernelPlan, pattern: str, tensors: tuple[str, ...]) -> str:
+    """The plan of a pattern in words; tensors are what a call needs beside q, k and v."""
     rows = [
-        ("pattern", plan.pattern),
+        ("pattern", pattern),
         ("tensors", ", ".join(("q", "k", "v", *(f"{name} [B, G, Nk]" for name in tensors)))),
         ("gate", _MODES[plan.mode]),
         *_sweep_rows(plan),

@@ -44,8 +44,11 @@ def partial_sums(
     like: Tensor, per_key: Sequence[int], per_slot: Sequence[int], *width: int
 ) -> tuple[Tensor, Tensor]:
     """Uninitialised float32 buffers for the parts of a gathered gradient."""
-    options = {"dtype": torch.float32, "device": like.device}
-    return torch.empty((*per_key, *width), **options), torch.empty((*per_slot, *width), **options)
+    parts = [
+        torch.empty((*size, *width), dtype=torch.float32, device=like.device)
+        for size in (per_key, per_slot)
+    ]
+    return parts[0], parts[1]
 
 
 def kept_between(evict: Tensor, start: int, stop: int) -> Tensor:
@@ -60,7 +63,9 @@ def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int32)
     # entries that are not wanted go to a column of their own, which is cut off
     target = torch.where(mask, place - 1, mask.shape[-1]).long()
-    listed = torch.zeros((*mask.shape[:-1], mask.shape[-1] + 1), dtype=torch.int32, device=mask.device)
+    listed = torch.zeros(
+        (*mask.shape[:-1], mask.shape[-1] + 1), dtype=torch.int32, device=mask.device
+    )
     listed.scatter_(-1, target, index.expand_as(mask))
     return listed[..., :-1].contiguous(), place[..., -1].contiguous()
 

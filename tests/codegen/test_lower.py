@@ -26,7 +26,7 @@ from attncomp.ir.ops import Box, Interval, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes.schedule import schedule_of
 from attncomp.ir.schedule import Problem, Tile
-from attncomp.ir.schedule_table import rows_for
+from attncomp.ir.schedule_table import row_for, rows_for
 
 PROBLEM = Problem(
     backend="triton", target="sm_90", dtype="bfloat16", head_dim=128, value_dim=128, unit_heads=4
@@ -333,25 +333,19 @@ def test_schedules_are_valid(target: str, head_dim: int, unit_heads: int, dtype:
 
 
 def test_head_packing() -> None:
-    def packed(unit_heads: int, **changes: Any) -> tuple[int, int]:
-        schedule = schedule_of(replace(PROBLEM, unit_heads=unit_heads, **changes))
-        return schedule.packed_heads, schedule.forward.queries
-
-    assert [packed(heads) for heads in (1, 3, 4, 6, 8, 16)] == [
-        (1, 128),
-        (1, 128),
-        (4, 32),
-        (2, 64),
-        (8, 16),
-        (8, 16),
-    ]
-    assert packed(16, backend="torch", target="cpu") == (16, 128)
+    rows = row_for("triton", "sm_90", 128).forward.rows
+    for unit_heads, power in ((1, 1), (3, 1), (4, 4), (6, 2), (8, 8), (64, 64)):
+        schedule = schedule_of(replace(PROBLEM, unit_heads=unit_heads))
+        packed = min(power, rows // 16)
+        assert (schedule.packed_heads, schedule.forward.queries) == (packed, rows // packed)
+    on_torch = schedule_of(replace(PROBLEM, unit_heads=16, backend="torch", target="cpu"))
+    assert (on_torch.packed_heads, on_torch.forward.queries) == (16, 128)
 
 
 def test_wide_elements_have_half_the_keys() -> None:
-    half = schedule_of(replace(PROBLEM, dtype="float32")).forward
-    assert (half.queries, half.keys) == (32, 32)
-    assert schedule_of(PROBLEM).forward.keys == 64
+    narrow = schedule_of(PROBLEM).forward
+    wide = schedule_of(replace(PROBLEM, dtype="float32")).forward
+    assert (wide.queries, wide.keys) == (narrow.queries, max(16, narrow.keys // 2))
 
 
 @pytest.mark.parametrize("target", ["sm_89", "sm_103", "sm_90a", "gfx90a", "gfx1100"])

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 import json
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,103 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import patterns, problems
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch_modules import PATTERNS, graph_of, make_plan, module_of, run_module
 
-from attncomp.codegen.emit import render
-from attncomp.codegen.lower import plan_of
-from attncomp.codegen.plan import KernelPlan
-from attncomp.frontend.ast import Expr, to_text
-from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
+from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import GATE_MODES, GateMode, SparseK, Union
-from attncomp.ir.passes import pipeline, run
 from attncomp.ir.reference import reference_attention
-from attncomp.ir.schedule import DtypeName, Problem, Tile
+from attncomp.ir.schedule import DtypeName
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())["cases"]
 EXACT = {"atol": 1e-11, "rtol": 1e-9}
-
-
-@functools.cache
-def module_of(plan: KernelPlan) -> ModuleType:
-    module = ModuleType("generated")
-    exec(compile(render(plan), "<generated>", "exec"), module.__dict__)
-    return module
-
-
-def make_plan(
-    pattern: str | Expr | Graph,
-    shape: Shape,
-    *,
-    dtype: DtypeName = "float64",
-    tile: tuple[int, int] | None = (8, 4),
-    full_tiles: bool = True,
-) -> KernelPlan:
-    """The plan of a pattern, by default with tiles so small that short inputs have many."""
-    unit_heads = math.gcd(shape.query_heads // shape.kv_heads, shape.query_heads // shape.groups)
-    problem = Problem(
-        backend="torch",
-        target="cpu",
-        dtype=dtype,
-        head_dim=shape.head_dim,
-        value_dim=shape.value_dim,
-        unit_heads=unit_heads,
-    )
-    graph = graph_of(pattern)
-    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern))
-    if tile is None:
-        return plan
-    queries, keys = tile
-    return dataclasses.replace(
-        plan,
-        schedule=dataclasses.replace(
-            plan.schedule, forward=Tile(queries=queries, keys=keys), segment=2 * queries
-        ),
-        sweeps=tuple(
-            dataclasses.replace(sweep, full_tiles=sweep.source is None and full_tiles)
-            for sweep in plan.sweeps
-        ),
-    )
-
-
-def graph_of(pattern: str | Expr | Graph) -> Graph:
-    if isinstance(pattern, Graph):
-        return pattern
-    return build(parse(pattern) if isinstance(pattern, str) else pattern)
-
-
-def run_module(
-    plan: KernelPlan,
-    inputs: Inputs,
-    *,
-    scale: float,
-    with_lse: bool = True,
-    scores: tuple[Tensor, ...] | None = None,
-) -> tuple[Result, tuple[Tensor, ...]]:
-    """Outputs and gradients of the plan's module, with the gradients of all scores apart."""
-    module = module_of(plan)
-    if scores is None:
-        scores = (inputs.scores,) * len(plan.scores)
-    state = module.select(scores, inputs.q.shape[2])
-    out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
-    dq, dk, dv, *dscores = module.backward(
-        inputs.dout,
-        inputs.dlse if with_lse else None,
-        inputs.q,
-        inputs.k,
-        inputs.v,
-        out,
-        lse,
-        state,
-        scale,
-    )
-    assert len(dscores) == (len(plan.scores) if plan.differentiable_scores else 0)
-    for name, gradient in zip(plan.scores, dscores, strict=False):
-        used = scores[plan.scores.index(name)]
-        assert (gradient.dtype, gradient.shape) == (used.dtype, used.shape)
-    total = dscores[0] if dscores else torch.zeros_like(inputs.scores)
-    return Result(out=out, lse=lse, dq=dq, dk=dk, dv=dv, dscores=total), tuple(dscores)
 
 
 def dense(
@@ -208,24 +117,6 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers(item) for item in value]
     return -math.inf if value == -1e308 else float(value)
-
-
-PATTERNS = (
-    "window(7)",
-    "causal",
-    "full",
-    "first(3) | window(5)",
-    "full - window(6)",
-    'sparsek(k=6, gate="{mode}")',
-    'sparsek(k=6, gate="{mode}") | window(5)',
-    'sparsek(k=6, lag=5, gate="{mode}") | window(5)',
-    'sparsek(k=6, gate="{mode}") & first(12)',
-    'sparsek(k=6, gate="{mode}") - window(4)',
-    'sparsek(k=4, gate="{mode}") | sparsek(k=9, lag=6, gate="{mode}")',
-    'sparsek(k=9, gate="{mode}") & sparsek(k=5, lag=6, gate="{mode}")',
-    '(sparsek(k=9, gate="{mode}") & sparsek(k=5, lag=6, gate="{mode}")) | window(2)'
-    ' | sparsek(k=3, lag=9, gate="{mode}")',
-)
 
 
 @pytest.mark.parametrize("mode", GATE_MODES)
@@ -434,108 +325,3 @@ def test_two_runs_are_equal_bit_for_bit(generator: torch.Generator) -> None:
     first, _ = run_module(plan, inputs, scale=0.25)
     second, _ = run_module(plan, inputs, scale=0.25)
     assert_same_results(first, second)
-
-
-class Work(TorchDispatchMode):
-    """Counts the elements that operations write, and the most that one tensor has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            # A view that expands is counted too: nothing may even look like N x N.
-            if isinstance(tensor, Tensor):
-                self.total += 0 if func.is_view else tensor.numel()
-                self.largest = max(self.largest, tensor.numel())
-        return result
-
-
-LONG_PATTERNS = (
-    "window(64)",
-    "sparsek(k=64) | window(64)",
-    'window(64) - sparsek(k=9, gate="hard")',
-)
-
-
-def long_run(pattern: str, n: int, generator: torch.Generator) -> Callable[[], object]:
-    shape = Shape(query_heads=4, kv_heads=2, n_queries=n, n_keys=n, head_dim=32, value_dim=32)
-    plan = make_plan(pattern, shape, dtype="float32", tile=None)
-    inputs = random_inputs(shape, generator, dtype=torch.float32)
-    return lambda: run_module(plan, inputs, scale=0.2)
-
-
-@pytest.mark.parametrize("pattern", LONG_PATTERNS)
-def test_work_and_memory_grow_linearly(pattern: str, generator: torch.Generator) -> None:
-    """Twice the length is twice the elements written, and no tensor is quadratic."""
-    works = []
-    for n in (2048, 4096):
-        run_once = long_run(pattern, n, generator)
-        with Work() as work:
-            run_once()
-        works.append(work)
-    assert works[1].total <= 2.3 * works[0].total
-    assert works[1].largest <= 2.1 * works[0].largest
-    assert works[1].largest <= 4096 * 4 * 32 * 8  # a few times the size of q
-
-
-@pytest.mark.parametrize("pattern", LONG_PATTERNS[:2])
-def test_time_grows_linearly(pattern: str, generator: torch.Generator) -> None:
-    """CPU seconds of one thread, the best of several interleaved runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        runs = {n: long_run(pattern, n, generator) for n in (8192, 16384)}
-        best = dict.fromkeys(runs, math.inf)
-        for _ in range(6):
-            for n, run_once in runs.items():
-                start = time.process_time()
-                run_once()
-                best[n] = min(best[n], time.process_time() - start)
-            if best[16384] <= 2.3 * best[8192]:
-                break
-    finally:
-        torch.set_num_threads(threads)
-    assert best[16384] <= 2.3 * best[8192]
-
-
-@pytest.mark.parametrize("pattern", [pattern.format(mode="key_value") for pattern in PATTERNS])
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_the_source_reads_as_python_of_a_hand(pattern: str, dtype: DtypeName) -> None:
-    shape = Shape(query_heads=4, kv_heads=2, n_queries=8, n_keys=8)
-    plan = make_plan(pattern, shape, dtype=dtype, tile=None)
-    source = render(plan)
-    tree = ast.parse(source)
-    docstring = ast.get_docstring(tree)
-    assert docstring is not None
-    assert pattern in " ".join(docstring.split())
-    assert [line for line in source.splitlines() if line != line.rstrip()] == []
-    assert "\n\n\n\n" not in source
-    assert source.endswith("\n") and not source.endswith("\n\n")
-    for index, sweep in enumerate(plan.sweeps):
-        heading = f"# Sweep {index}: `{sweep.label}`, {sweep.origin}\n"
-        assert source.count(heading) == 2  # forward and backward
-    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    assert {"select", "forward", "backward"} <= functions
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            assert ast.get_docstring(node) is not None, node.name
-
-
-def test_what_a_pattern_lacks_is_not_in_its_source() -> None:
-    shape = Shape(query_heads=4, kv_heads=2, n_queries=8, n_keys=8)
-    window = render(make_plan("window(256)", shape, tile=None))
-    for word in ("gate", "evict", "theta", "index_select", "score_gradient", "Selection"):
-        assert word not in window
-    hard = render(make_plan('sparsek(k=8, gate="hard")', shape, tile=None))
-    for word in ("theta", "score_gradient", "dgate", "gates_0"):
-        assert word not in hard
-    full = render(make_plan("full", shape, tile=None))
-    assert "mask" not in full.replace("masked_fill", "")
-    assert "torch.arange" not in full
-    assert ".float()" not in full
-    assert ".float()" in render(make_plan("full", shape, dtype="bfloat16", tile=None))
-    assert to_text(parse("window(256)")) in window

@@ -222,8 +222,8 @@ def test_patterns_without_meaning_fail_at_compile() -> None:
         attncomp.compile("~sparsek(4)")
     assert caught.value.span is not None
     assert caught.value.span.text == "sparsek(4)"
-    with pytest.raises(TypeError, match=r"^expected the pattern as a str, found int$"):
-        attncomp.compile(3)
+    with pytest.raises(TypeError, match=r"^expected the pattern as text or tree, found list$"):
+        attncomp.compile(["full"])
 
 
 def test_triton_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

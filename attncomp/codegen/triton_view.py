@@ -1,0 +1,60 @@
+"""What the Triton templates ask of a plan beside its sweeps: the arguments of its kernels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.state import state_fields
+
+
+class Argument(NamedTuple):
+    """One argument of a generated kernel: its parameter, and the host's expression for it."""
+
+    parameter: str
+    value: str
+
+
+def state_text(plan: KernelPlan, selection: int, field: str) -> str:
+    """The host's expression for a field of a selection's state, in the flat tuple `state`."""
+    fields = state_fields(plan)
+    return f"state[{selection * len(fields) + fields.index(field)}]"
+
+
+def selection_arguments(
+    plan: KernelPlan, selections: Sequence[int], soft: bool, lists: str
+) -> list[Argument]:
+    """What a kernel reads of each selection: gates if `soft`; lists are "tile", "segment" or ""."""
+    arguments = []
+    for i in selections:
+        fields = ["evict", *(["score", "theta", "delta"] if soft else [])]
+        arguments += [Argument(f"{field}_{i}", state_text(plan, i, field)) for field in fields]
+        arguments.append(Argument(f"groups_{i}", f"{state_text(plan, i, 'evict')}.shape[1]"))
+        if lists:
+            keys = state_text(plan, i, f"{lists}_keys")
+            arguments += [
+                Argument(f"keys_{i}", keys),
+                Argument(f"count_{i}", state_text(plan, i, f"{lists}_count")),
+                Argument(f"capacity_{i}", f"{keys}.shape[3]"),
+            ]
+    return arguments
+
+
+def size_names(plan: KernelPlan) -> list[str]:
+    """Integer parameters of the plan's kernels: none is worth a compilation of its own."""
+    names = ["n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks"]
+    names += ["heads_per_kv", "blocks", "k", "half", "n_items", "groups", "capacity"]
+    names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
+    names += ["first_time", "span", "children_each"]
+    names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
+    for i in range(len(plan.selections)):
+        names += [f"groups_{i}", f"capacity_{i}"]
+    return names
+
+
+def wrapped(names: Sequence[str], indent: int) -> str:
+    """Names separated by commas, on as many lines of 100 columns as they take, from `indent` on."""
+    lines = textwrap.wrap(", ".join(names) + ",", width=100 - indent, break_long_words=False)
+    return textwrap.indent("\n".join(lines), " " * indent).lstrip(" ")

@@ -1,0 +1,21 @@
+"""What is printed piece by piece, or written file by file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attncomp.inspection.drawing import Drawing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A piece of output: its heading, its text, how to highlight it, and the file it makes.
+
+    drawing: what terminals with colours show in place of the text.
+    """
+
+    title: str
+    text: str
+    lexer: str = "text"
+    file: str
+    drawing: Drawing | None = None

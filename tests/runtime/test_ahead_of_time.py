@@ -1,0 +1,203 @@
+"""Every generated kernel compiles for every supported GPU, without one, and fits it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
+from attncomp.errors import BackendError
+from attncomp.ir.schedule import BackendName, DtypeName, Problem
+from attncomp.runtime import ahead_of_time
+from attncomp.runtime.ahead_of_time import LIMITS, KernelReport, compile_plan, limits
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+SELECT = ["merge_kernel", "threshold_kernel", "filter_kernel"]
+ATTEND = ["forward_kernel", "backward_query_kernel"]
+GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
+MAX_SPILL = 1024  # bytes a thread; more means that a tile does not fit the registers at all
+
+
+def plan_for(
+    pattern: str,
+    target: str,
+    *,
+    backend: BackendName = "triton",
+    dtype: DtypeName = "bfloat16",
+    head_dim: int = 64,
+) -> KernelPlan:
+    problem = Problem(
+        backend=backend,
+        target=target,
+        dtype=dtype,
+        head_dim=head_dim,
+        value_dim=head_dim,
+        unit_heads=4,
+    )
+    return lower(pattern, problem)
+
+
+def assert_fit(reports: list[KernelReport], target: str) -> None:
+    found = limits(target)
+    for report in reports:
+        assert 0 < report.registers <= found.registers, report.name
+        assert report.shared <= found.shared, report.name
+        assert report.spills <= MAX_SPILL, report.name
+        assert report.warps in (1, 2, 4, 8), report.name
+        arch = f".target {target}" if found.vendor == "cuda" else f"amdhsa--{target}"
+        assert arch in report.text, report.name
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_selection_and_window_fit(target: str) -> None:
+    reports = compile_plan(plan_for("sparsek(k=512, lag=256) | window(256)", target), target)
+    expected = [*SELECT, *ATTEND, *GATHERED, "backward_key_kernel"]
+    assert [report.name for report in reports] == expected
+    assert_fit(reports, target)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "head_dim", "dtype"),
+    [
+        ("first(4) | window(64)", "sm_90", 128, "bfloat16"),
+        ("first(4) | window(64)", "gfx942", 128, "bfloat16"),
+        ("causal", "sm_80", 256, "float16"),
+        ("window(300)", "sm_100", 80, "float32"),
+    ],
+)
+def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: DtypeName) -> None:
+    plan = plan_for(pattern, target, head_dim=head_dim, dtype=dtype)
+    reports = compile_plan(plan, target)
+    assert [report.name for report in reports] == [*ATTEND, "backward_key_kernel"]
+    assert_fit(reports, target)
+    forward, tile = reports[0], plan.schedule.forward
+    assert (forward.warps, forward.stages) == (tile.warps, tile.stages)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [
+        ('sparsek(k=64, gate="hard") - window(8)', "sm_80"),
+        ('sparsek(k=64, gate="logit")', "sm_90"),
+    ],
+)
+def test_gate_modes_fit(pattern: str, target: str) -> None:
+    reports = compile_plan(plan_for(pattern, target), target)
+    expected = [*SELECT, *ATTEND, *GATHERED, "backward_key_kernel"]
+    assert [report.name for report in reports] == expected
+    assert_fit(reports, target)
+
+
+SMALL_MODULE = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit(do_not_specialize=["free"])
+def copy_kernel(source, target, absent, size, free, scale, flag, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    if absent is None:
+        tl.store(target + offsets * size + free, tl.load(source + offsets) * scale)
+
+@triton.jit
+def {second}(target, BLOCK: tl.constexpr):
+    {body}
+
+def select(scores, n_queries):
+    return ()
+
+def forward(q, k, v, state, scale):
+    return q, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+
+def backward(dout, dlse, q, k, v, out, lse, state, scale):
+    for size in (32, 32, 7):
+        copy_kernel[(1,)](q, dlse, None, size, 2**40, scale, True, BLOCK=128, num_warps=2)
+    {second}[lambda meta: (1,)](dlse, BLOCK=64, num_warps=1, num_stages=5)
+"""
+STORE = "tl.store(target + tl.arange(0, BLOCK), 1.0)"
+
+
+def module_with(monkeypatch: pytest.MonkeyPatch, second: str, body: str) -> KernelPlan:
+    """A plan that is rendered to SMALL_MODULE."""
+    text = SMALL_MODULE.format(second=second, body=body)
+    monkeypatch.setattr(ahead_of_time, "render", lambda plan: text)
+    return plan_for("causal", "sm_90")
+
+
+def test_kernels_are_specialised_as_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = module_with(monkeypatch, "store_kernel", STORE)
+    launches = ahead_of_time._record(plan, "sm_90")
+    assert [launch.kernel.__name__ for launch in launches] == [
+        "copy_kernel",
+        "copy_kernel",
+        "store_kernel",
+    ]
+    aligned, odd, store = launches
+    assert aligned.signature == {
+        "source": "*bf16",
+        "target": "*fp32",
+        "absent": "constexpr",
+        "size": "i32",
+        "free": "i64",
+        "scale": "fp32",
+        "flag": "u1",
+        "BLOCK": "constexpr",
+    }
+    assert aligned.constants == {(2,): None, (7,): 128}
+    by_16 = [["tt.divisibility", 16]]
+    assert aligned.attributes == {(0,): by_16, (1,): by_16, (3,): by_16}
+    assert odd == dataclasses.replace(odd, signature=aligned.signature)
+    assert odd.attributes == {(0,): by_16, (1,): by_16}
+    assert store.options == {"num_warps": 1, "num_stages": 5, "enable_fp_fusion": True}
+
+
+def test_pointers_into_small_tensors_are_narrow_on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = module_with(monkeypatch, "store_kernel", STORE)
+    launch = ahead_of_time._record(plan, "gfx942")[0]
+    assert launch.attributes[0,] == [["tt.divisibility", 16], ["tt.pointer_range", 32]]
+
+
+def test_each_variant_of_a_kernel_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = module_with(monkeypatch, "store_kernel", STORE)
+    for _ in range(2):  # the recorders are gone after the first
+        reports = compile_plan(plan, "sm_90")
+        assert [(r.name, r.warps, r.stages) for r in reports] == [
+            ("copy_kernel", 2, 3),
+            ("copy_kernel#2", 2, 3),
+            ("store_kernel", 1, 5),
+        ]
+        assert all(report.spills == 0 for report in reports)
+        assert ".entry copy_kernel" in reports[1].text
+
+
+def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = module_with(monkeypatch, "wrong_kernel", "tl.static_assert(BLOCK == 65, 'BLOCK is off')")
+    with pytest.raises(BackendError) as caught:
+        compile_plan(plan, "sm_80")
+    assert str(caught.value) == "kernel wrong_kernel does not compile for sm_80: BLOCK is off"
+
+
+def test_the_target_is_known() -> None:
+    with pytest.raises(BackendError) as caught:
+        compile_plan(plan_for("causal", "sm_90"), "sm_75")
+    known = ", ".join(LIMITS)
+    assert str(caught.value) == f"ahead-of-time target: expected one of {known}, found 'sm_75'"
+
+
+def test_the_plan_is_for_triton() -> None:
+    with pytest.raises(BackendError) as caught:
+        compile_plan(plan_for("causal", "cpu", backend="torch"), "sm_90")
+    assert str(caught.value) == (
+        "ahead of time: expected a plan of backend 'triton', found 'torch'"
+    )
+
+
+def test_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(BackendError) as caught:
+        compile_plan(plan_for("causal", "sm_90"), "sm_90")
+    assert str(caught.value) == (
+        "ahead of time: Triton runs in its interpreter; unset TRITON_INTERPRET and start again"
+    )

@@ -1,0 +1,121 @@
+"""Plans with small tiles, and the torch modules generated from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from types import ModuleType
+
+import torch
+from dense import Inputs, Result, Shape
+from torch import Tensor
+
+from attncomp.codegen.emit import render
+from attncomp.codegen.lower import plan_of
+from attncomp.codegen.plan import KernelPlan
+from attncomp.frontend.ast import Expr
+from attncomp.frontend.parser import parse
+from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
+from attncomp.ir.passes import pipeline, run
+from attncomp.ir.schedule import DtypeName, Problem, Tile
+
+# `{mode}` stands for a gate mode.
+PATTERNS = (
+    "window(7)",
+    "causal",
+    "full",
+    "first(3) | window(5)",
+    "full - window(6)",
+    'sparsek(k=6, gate="{mode}")',
+    'sparsek(k=6, gate="{mode}") | window(5)',
+    'sparsek(k=6, lag=5, gate="{mode}") | window(5)',
+    'sparsek(k=6, gate="{mode}") & first(12)',
+    'sparsek(k=6, gate="{mode}") - window(4)',
+    'sparsek(k=4, gate="{mode}") | sparsek(k=9, lag=6, gate="{mode}")',
+    'sparsek(k=9, gate="{mode}") & sparsek(k=5, lag=6, gate="{mode}")',
+    '(sparsek(k=9, gate="{mode}") & sparsek(k=5, lag=6, gate="{mode}")) | window(2)'
+    ' | sparsek(k=3, lag=9, gate="{mode}")',
+)
+
+
+@functools.cache
+def module_of(plan: KernelPlan) -> ModuleType:
+    module = ModuleType("generated")
+    exec(compile(render(plan), "<generated>", "exec"), module.__dict__)
+    return module
+
+
+def make_plan(
+    pattern: str | Expr | Graph,
+    shape: Shape,
+    *,
+    dtype: DtypeName = "float64",
+    tile: tuple[int, int] | None = (8, 4),
+    full_tiles: bool = True,
+) -> KernelPlan:
+    """The plan of a pattern, by default with tiles so small that short inputs have many."""
+    unit_heads = math.gcd(shape.query_heads // shape.kv_heads, shape.query_heads // shape.groups)
+    problem = Problem(
+        backend="torch",
+        target="cpu",
+        dtype=dtype,
+        head_dim=shape.head_dim,
+        value_dim=shape.value_dim,
+        unit_heads=unit_heads,
+    )
+    graph = graph_of(pattern)
+    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern))
+    if tile is None:
+        return plan
+    queries, keys = tile
+    return dataclasses.replace(
+        plan,
+        schedule=dataclasses.replace(
+            plan.schedule, forward=Tile(queries=queries, keys=keys), segment=2 * queries
+        ),
+        sweeps=tuple(
+            dataclasses.replace(sweep, full_tiles=sweep.source is None and full_tiles)
+            for sweep in plan.sweeps
+        ),
+    )
+
+
+def graph_of(pattern: str | Expr | Graph) -> Graph:
+    if isinstance(pattern, Graph):
+        return pattern
+    return build(parse(pattern) if isinstance(pattern, str) else pattern)
+
+
+def run_module(
+    plan: KernelPlan,
+    inputs: Inputs,
+    *,
+    scale: float,
+    with_lse: bool = True,
+    scores: tuple[Tensor, ...] | None = None,
+) -> tuple[Result, tuple[Tensor, ...]]:
+    """Outputs and gradients of the plan's module, with the gradients of all scores apart."""
+    module = module_of(plan)
+    if scores is None:
+        scores = (inputs.scores,) * len(plan.scores)
+    state = module.select(scores, inputs.q.shape[2])
+    out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
+    dq, dk, dv, *dscores = module.backward(
+        inputs.dout,
+        inputs.dlse if with_lse else None,
+        inputs.q,
+        inputs.k,
+        inputs.v,
+        out,
+        lse,
+        state,
+        scale,
+    )
+    assert len(dscores) == (len(plan.scores) if plan.differentiable_scores else 0)
+    for name, gradient in zip(plan.scores, dscores, strict=False):
+        used = scores[plan.scores.index(name)]
+        assert (gradient.dtype, gradient.shape) == (used.dtype, used.shape)
+    total = dscores[0] if dscores else torch.zeros_like(inputs.scores)
+    return Result(out=out, lse=lse, dq=dq, dk=dk, dv=dv, dscores=total), tuple(dscores)
