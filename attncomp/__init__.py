@@ -1,9 +1,11 @@
-"""attncomp: a compiler for attention patterns.
+"""attncomp: a compiler for attention patterns, from one line of text to specialised kernels.
 
-import attncomp
+A pattern is compiled once and called like any attention:
 
-attend = attncomp.compile("sparsek(k=512) | window(256)")
-out = attend(q, k, v, scores=u)
+    attend = attncomp.compile("sparsek(k=512) | window(256)")
+    out = attend(q, k, v, scores=u)
+
+`CompiledPattern` says what the call takes, `attncomp.errors` what it raises.
 """
 
 from __future__ import annotations

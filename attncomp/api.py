@@ -92,7 +92,7 @@ class CompiledPattern:
         graph = build(expr)
         self._needed = _score_names(graph)
         # Selections that cannot matter are no part of any plan, nor are their scores.
-        self._used = lower(expr, _default_problem()).scores
+        self._used = lower(expr, _default_problem("torch", on_gpu=False)).scores
         self._recent: tuple[str, torch.device] | None = None
 
     @overload
@@ -209,8 +209,9 @@ class CompiledPattern:
 
         The backend reference has no plans: calls of it leave this one as it is.
         """
-        recent = self._recent
-        return self.plan_for(_default_problem() if recent is None else problem_from(*recent))
+        if self._recent is not None:
+            return self.plan_for(problem_from(*self._recent))
+        return self.plan_for(_default_problem(self._backend, on_gpu=torch.cuda.is_available()))
 
     @property
     def source(self) -> str:
@@ -219,7 +220,8 @@ class CompiledPattern:
 
     def explain(self) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
-        return explain(self.plan, self._text, self._needed)
+        dense = self._backend == "reference"
+        return explain(self.plan, self._text, self._needed, dense=dense)
 
     def mask(self, n_queries: int, n_keys: int | None = None, /, **tensors: Tensor) -> Tensor:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
@@ -277,16 +279,18 @@ def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-@functools.cache
-def _default_problem() -> Problem:
-    """A usual problem on this machine: bfloat16 and D = 128 on a GPU, float32 and 64 without."""
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    size = 128 if on_gpu else 64
+def _default_problem(backend: str | None, *, on_gpu: bool) -> Problem:
+    """A usual problem: bfloat16 and D = 128 for Triton, float32 and 64 for torch.
+
+    Triton is for this machine's GPU, or for sm_90 where it is asked for and there is none.
+    """
+    on_triton = backend == "triton" or (backend is None and on_gpu)
+    target = target_of(torch.device("cuda", 0)) if on_gpu else "sm_90" if on_triton else "cpu"
+    size = 128 if on_triton else 64
     return Problem(
-        backend="triton" if on_gpu else "torch",
-        target=target_of(device),
-        dtype="bfloat16" if on_gpu else "float32",
+        backend="triton" if on_triton else "torch",
+        target=target,
+        dtype="bfloat16" if on_triton else "float32",
         head_dim=size,
         value_dim=size,
         unit_heads=4,

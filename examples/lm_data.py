@@ -86,15 +86,17 @@ class Recall:
     vocabulary = 64
     marker, ask, first = 0, 1, 2
     slot = 4
-    asked = 0.15  # share of the slots behind a fact that ask for one
+    asked = 0.3  # share of the slots behind a fact that ask for one
 
     def __post_init__(self) -> None:
         if not 1 <= self.pairs <= self.vocabulary - self.first:
             raise ValueError(f"pairs: expected 1 to 62, found {self.pairs}")
+        if self.context % self.slot:
+            raise ValueError(f"context: expected a multiple of {self.slot}, found {self.context}")
         if self.places < self.pairs:
             raise ValueError(
                 f"context: {self.context} tokens leave {max(self.places, 0)} slots that are more "
-                f"than {self.reach} tokens before the end, for {self.pairs} facts"
+                f"than {self.reach} tokens before the questions, for {self.pairs} facts"
             )
 
     @property
@@ -144,5 +146,3 @@ class Recall:
         targets = torch.full_like(tokens, IGNORED)
         targets[:, :, 1] = torch.where(asks, value.gather(1, asked_pair), IGNORED)
         return tokens.flatten(1), targets.flatten(1)
-
-

@@ -20,22 +20,28 @@ class ModelSize:
     heads: int
     kv_heads: int
 
+    def reach(self, keys: int) -> int:
+        """How far back a token can come from, a window of `keys` keys and a convolution a layer."""
+        return self.layers * (keys - 1 + ShortConvolution.width - 1)
+
 
 class ShortConvolution(nn.Module):
-    """A causal convolution over the last `width` tokens, a filter a channel, added to its input.
+    """A causal convolution over the last four tokens, a filter a channel, added to its input.
 
     Lets a token's query, key and score know its neighbours, which a model of few layers otherwise
     spends a whole layer on.
     """
 
-    def __init__(self, dim: int, width: int = 4) -> None:
+    width = 4
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(width, dim) * width**-0.5)
+        self.weight = nn.Parameter(torch.randn(self.width, dim) * self.width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, dim] -> [B, N, dim]."""
         mixed = x + x * self.weight[0]
-        for distance in range(1, len(self.weight)):
+        for distance in range(1, self.width):
             earlier = nn.functional.pad(x, (0, 0, distance, 0))[:, : x.shape[1]]
             mixed = mixed + earlier * self.weight[distance]
         return mixed
@@ -66,15 +72,23 @@ class Block(nn.Module):
         return x + self.feed_forward(x)
 
 
+def precision(device: torch.device) -> torch.autocast:
+    """What models run in: bfloat16 on a GPU, float32 on a CPU."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 class LanguageModel(nn.Module):
     """Tokens [B, N] -> logits [B, N, vocabulary] of the next token, under one pattern."""
 
     def __init__(self, size: ModelSize, pattern: str) -> None:
         super().__init__()
         self.embedding = nn.Embedding(size.vocabulary, size.dim)
+        nn.init.normal_(self.embedding.weight, std=size.dim**-0.5)
         self.blocks = nn.ModuleList(Block(size, pattern) for _ in range(size.layers))
         self.norm = nn.RMSNorm(size.dim)
+        # One matrix reads tokens and writes them, so that copying a token is quickly learnt.
         self.head = nn.Linear(size.dim, size.vocabulary, bias=False)
+        self.head.weight = self.embedding.weight
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The last block's stream after its norm, [B, N, dim]."""
@@ -88,9 +102,10 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def gates(self, tokens: Tensor) -> list[Tensor]:
-        """Each layer's gates of every pair, [B or 1, H or 1, N, N]."""
+        """Each layer's gates of every pair, [B or 1, G or 1, N, N] for G score groups."""
         x, found = self.embedding(tokens), []
-        for block in self.blocks:
-            found.append(block.attention.mask(block.prepared(x)))
-            x = block(x)
+        with precision(tokens.device):
+            for block in self.blocks:
+                found.append(block.attention.mask(block.prepared(x)))
+                x = block(x)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,56 +12,93 @@ from lm_model import LanguageModel, ModelSize
 from lm_report import plot_losses, recall_table
 from lm_training import Run, answers, train
 from rich.console import Console
+from rich.text import Text
+from torch import Tensor
 
-_EVALUATED = 512  # sequences
-_RATE = 3e-3
-# From which share of the steps on sequences have which part of the full length: whole look-ups
-# are learnt where few keys compete, and the selection then has to keep finding their facts.
-_LENGTHS = ((0.0, 8), (0.25, 4), (0.45, 2), (0.65, 1))
+import attncomp
+from attncomp.nn import ScoreNetwork
+
+# Runs that learn no scores. A frozen scorer still reads states that training shapes, and may come
+# to rank facts first by them; random scores rank by nothing.
+FROZEN, RANDOM = "frozen scorer", "random scores"
+_EVALUATED = 16  # batches of 16 sequences
+# Sequences start short, with their share of the facts, and double up to the full length: look-ups
+# are learnt where few keys compete, and the selection then has to keep finding the facts.
+_SHORTEST = 64  # tokens
+_FIRST, _LAST = 0.35, 0.65  # shares of the steps at which the shortest end and the longest begin
 
 
 def hard(pattern: str) -> str:
     """The pattern with `gate="hard"` in every sparsek: selection without gradients to the scores.
 
-    `sparsek(32, lag=32) | window(32)` gives `sparsek(32, lag=32, gate="hard") | window(32)`.
+    `sparsek(32, lag=32) | window(32)` gives `sparsek(k=32, lag=32, gate="hard") | window(32)`.
     """
-    ungated = re.sub(r",\s*gate\s*=\s*(\"[^\"]*\"|'[^']*')", "", pattern)
-    return re.sub(r"sparsek\(([^()]*)\)", r'sparsek(\1, gate="hard")', ungated)
+    canonical = str(attncomp.compile(pattern))  # all arguments by keyword, strings in double quotes
+    ungated = re.sub(r', gate="\w+"', "", canonical)
+    return re.sub(r"sparsek\(([^)]*)\)", r'sparsek(\1, gate="hard")', ungated)
+
+
+def stages(task: Recall, steps: int) -> list[tuple[int, Recall]]:
+    """The first step of each stage of training, and its task; the last is `task` itself."""
+    contexts = [task.context]
+    while (half := contexts[0] // (2 * task.slot) * task.slot) >= _SHORTEST:
+        contexts.insert(0, half)
+    found = []
+    for i, context in enumerate(contexts[:-1]):
+        start = 0.0 if i == 0 else _FIRST + (_LAST - _FIRST) * i / (len(contexts) - 1)
+        pairs = max(1, task.pairs * context // task.context)
+        stage = Recall(context=context, pairs=pairs, reach=min(task.reach, context // 4))
+        found.append((int(start * steps), stage))
+    return [*found, (int(_LAST * steps) if found else 0, task)]
+
+
+class RandomScores(ScoreNetwork):
+    """A random score for every position, whatever stands there; the same in every call."""
+
+    def __init__(self, dim: int, groups: int, seed: int) -> None:
+        super().__init__(dim, groups)
+        self.seed = seed
+
+    def forward(self, x: Tensor, key: Tensor | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = torch.randn(self.groups, x.shape[1], generator=generator)
+        return scores.to(x.device).expand(x.shape[0], -1, -1)
 
 
 class Curriculum:
-    """Batches of one number of tokens whose sequences grow to the full length, the same by seed."""
+    """Batches of one number of tokens, through the stages; the same for the same seed."""
 
     def __init__(self, task: Recall, batch: int, steps: int, seed: int, device: str) -> None:
-        self._steps = steps
-        self._stages = []
-        for start, part in _LENGTHS:
-            context = max(task.context // part, 2 * task.slot * task.pairs + 32)
-            context = min(context, task.context)
-            # The last facts that count are in proportion as far away.
-            stage = Recall(
-                context=context, pairs=task.pairs, reach=task.reach * context // (2 * task.context)
-            )
-            size = max(1, batch * task.context // context)
-            self._stages.append((start, stage.batches(size, seed, device)))
+        self._stages = [
+            (start, stage.batches(batch * task.context // stage.context, seed, device))
+            for start, stage in stages(task, steps)
+        ]
 
     def __call__(self, step: int) -> Batch:
-        stages = [stage for start, stage in self._stages if step >= start * self._steps]
-        return next(stages[-1])
+        return next([batches for start, batches in self._stages if step >= start][-1])
 
 
 @torch.no_grad()
-def accuracy(model: LanguageModel, task: Recall, batch: int, seed: int, device: str) -> float:
-    """Share of the judged questions that the model answers right, on sequences of their own seed."""
+def accuracy(model: LanguageModel, task: Recall, seed: int, device: str) -> float:
+    """Share of the judged questions that the model answers right."""
     model.eval()
-    batches, right, count = task.batches(batch, seed, device), 0, 0
-    while count < _EVALUATED * task.pairs:
-        tokens, targets = next(batches)
+    right, count = 0, 0
+    for tokens, targets in islice(task.batches(16, seed, device), _EVALUATED):
         targets[:, : -task.judged] = IGNORED
         logits, classes = answers(model, (tokens, targets))
         right += int((logits.argmax(-1) == classes).sum())
         count += len(classes)
     return right / count
+
+
+def fix_scores(model: LanguageModel, name: str, seed: int) -> None:
+    """Freeze the score networks of the run FROZEN; replace those of RANDOM, each by its own."""
+    for layer, block in enumerate(model.blocks):
+        attention = block.attention
+        if name == RANDOM:
+            network = attention.score_network
+            attention.score_network = RandomScores(network.dim, network.groups, seed + layer)
+        attention.score_network.requires_grad_(False)
 
 
 def recall(
@@ -70,25 +108,25 @@ def recall(
     size: ModelSize,
     batch: int,
     steps: int,
+    rate: float,
     seed: int,
     device: str,
     output: Path,
     console: Console,
 ) -> list[Run]:
-    """Train each named pattern on the task; the runs named `frozen` keep their random scores."""
+    """Train each named pattern on the task; the runs FROZEN and RANDOM learn no scores."""
     done = []
     for name, pattern in runs.items():
         torch.manual_seed(seed)
         run = Run(name=name, pattern=pattern, model=LanguageModel(size, pattern).to(device))
-        if name == "frozen":
-            for block in run.model.blocks:
-                block.attention.score_network.requires_grad_(False)
-        train(run, Curriculum(task, batch, steps, seed, device), steps, _RATE, console)
-        run.result = accuracy(run.model, task, batch, seed + 1, device)
+        if name in (FROZEN, RANDOM):
+            fix_scores(run.model, name, seed)
+        train(run, Curriculum(task, batch, steps, seed, device), steps, rate, console)
+        run.result = accuracy(run.model, task, seed + 1, device)
         done.append(run)
     facts = "one fact" if task.pairs == 1 else f"{task.pairs} facts"
     title = f"Recall of {facts} from {task.context} tokens, asked for at the end"
     console.print(recall_table(done, title, 1 / (task.vocabulary - task.first)))
     plot_losses(done, output / "recall_loss.png", "answer")
-    console.print(f"wrote {output / 'recall_loss.png'}")
+    console.print(Text(f"wrote {output / 'recall_loss.png'}"), soft_wrap=True)
     return done

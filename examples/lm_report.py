@@ -16,20 +16,19 @@ from torch import Tensor
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+_COLOURS = "Blues"
 _COLUMNS = 64  # bytes a line in the picture of a selection
 
 
 def language_table(runs: Sequence[Run], keys: dict[str, int]) -> Table:
     """Validation losses, and what they took; keys: the most keys a query attends to, by run."""
     table = Table(title="Held-out files")
-    for heading in ("run", "pattern"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("run")
     for heading in ("keys a query", "nats/byte", "bits/byte", "tokens/s", "seconds"):
         table.add_column(heading, justify="right")
     for run in runs:
         table.add_row(
             run.name,
-            run.pattern,
             str(keys[run.name]),
             f"{run.result:.4f}",
             f"{run.result / math.log(2):.4f}",
@@ -41,14 +40,13 @@ def language_table(runs: Sequence[Run], keys: dict[str, int]) -> Table:
 
 def recall_table(runs: Sequence[Run], title: str, chance: float) -> Table:
     """Accuracy on new sequences; chance is that of a guess."""
-    table = Table(title=title, caption=f"a guess is right with probability {chance:.1%}")
-    for heading in ("run", "pattern"):
-        table.add_column(heading, overflow="fold")
+    table = Table(title=title, caption=f"a guess is right {chance:.1%} of the time")
+    table.add_column("run")
     for heading in ("recalled", "tokens/s", "seconds"):
         table.add_column(heading, justify="right")
     for run in runs:
         speed, seconds = f"{run.tokens_per_second:,.0f}", f"{run.seconds:.1f}"
-        table.add_row(run.name, run.pattern, f"{run.result:.1%}", speed, seconds)
+        table.add_row(run.name, f"{run.result:.1%}", speed, seconds)
     return table
 
 
@@ -74,25 +72,29 @@ def plot_selection(model: LanguageModel, text: Tensor, path: Path) -> None:
     """
     device = next(model.parameters()).device
     gates = model.gates(text.long()[None].to(device))[-1][0, 0].float().cpu()  # [N, N]
-    rows = math.ceil(len(text) / _COLUMNS)
+    lines = math.ceil(len(text) / _COLUMNS)
+    heights = (8.0, 0.19 * lines + 0.3)
     figure, (pairs, page) = plt.subplots(
-        2, 1, figsize=(8, 8 + 0.19 * rows), height_ratios=[8, 0.19 * rows + 0.3], layout="constrained"
+        2, 1, figsize=(8, sum(heights)), height_ratios=heights, layout="constrained"
     )
-    image = pairs.imshow(gates, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+    image = pairs.imshow(gates, cmap=_COLOURS, vmin=0, vmax=1, interpolation="nearest")
     pairs.set(xlabel="key", ylabel="query", title="gate of each pair, last layer, first head")
     figure.colorbar(image, ax=pairs, shrink=0.8)
-    page.set(xlim=(0, _COLUMNS), ylim=(rows, 0), title="what the last byte attends to")
+    page.set(xlim=(0, _COLUMNS), ylim=(lines, 0), title="what the last byte attends to")
     page.axis("off")
     for place, (byte, gate) in enumerate(zip(text.tolist(), gates[-1].tolist(), strict=True)):
-        row, column = divmod(place, _COLUMNS)
+        line, column = divmod(place, _COLUMNS)
         if gate > 0:
-            colour = plt.get_cmap("magma_r")(0.1 + 0.5 * gate)
-            page.add_patch(plt.Rectangle((column, row), 1, 1, color=colour, linewidth=0))
-        # matplotlib takes dollar signs for mathematics.
-        shown = chr(byte) if 33 <= byte < 127 and chr(byte) != "$" else {10: "↵", 36: r"\$"}.get(byte)
-        if shown is not None:
-            page.text(
-                column + 0.5, row + 0.55, shown, ha="center", va="center", family="monospace", size=7
-            )
+            colour = plt.get_cmap(_COLOURS)(0.1 + 0.4 * gate)
+            page.add_patch(plt.Rectangle((column, line), 1, 1, color=colour, linewidth=0))
+        style = {"ha": "center", "va": "center", "family": "monospace", "size": 7}
+        page.text(column + 0.5, line + 0.55, _shown(byte), parse_math=False, **style)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _shown(byte: int) -> str:
+    """One character for a byte; blank for those that have none."""
+    if byte == ord("\n"):
+        return "↵"
+    return chr(byte) if 33 <= byte < 127 else " "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from lm_data import IGNORED, Batch
-from lm_model import LanguageModel
+from lm_model import LanguageModel, precision
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -48,7 +48,7 @@ def answers(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits [n, vocabulary] float32 and classes [n] of the positions that have a target."""
     tokens, targets = batch
     wanted = targets != IGNORED
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda"):
+    with precision(tokens.device):
         logits = model.head(model.hidden(tokens)[wanted])
     return logits.float(), targets[wanted]
 
@@ -56,7 +56,10 @@ def answers(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
 def train(
     run: Run, batches: Callable[[int], Batch], steps: int, rate: float, console: Console
 ) -> None:
-    """Train run.model on `batches(step)` for each step, behind a progress bar; AdamW, linear decay."""
+    """Train run.model on `batches(step)` for each step, behind a progress bar.
+
+    AdamW; the rate rises for 30 steps and then falls linearly.
+    """
     optimizer = torch.optim.AdamW(
         [p for p in run.model.parameters() if p.requires_grad],
         lr=rate,
@@ -119,7 +122,8 @@ def sample(model: LanguageModel, prompt: bytes, count: int, context: int, seed: 
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.tensor([list(prompt)], device=device)
     for _ in range(count):
-        logits = model.head(model.hidden(tokens[:, -context:])[:, -1]).float()
-        chosen = torch.multinomial((logits / 0.8).softmax(-1).cpu(), 1, generator=generator)
+        with precision(device):
+            logits = model.head(model.hidden(tokens[:, -context:])[:, -1])
+        chosen = torch.multinomial((logits.float() / 0.8).softmax(-1).cpu(), 1, generator=generator)
         tokens = torch.cat([tokens, chosen.to(device)], dim=1)
     return bytes(tokens[0].tolist())

@@ -155,7 +155,9 @@ def _distance(actual: Tensor, expected: Tensor, floor: float) -> float:
     x, y = torch.where(finite, x, 0.0), torch.where(finite, y, 0.0)
     difference = torch.linalg.vector_norm(x - y).item()
     size = max(torch.linalg.vector_norm(y).item(), floor)
-    return difference / size if difference else 0.0
+    if not difference:
+        return 0.0
+    return difference / size if size else math.inf
 
 
 def assert_near(actual: Result, expected: Result, tolerance: float) -> None:

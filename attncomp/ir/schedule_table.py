@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attncomp.errors import BackendError
-from attncomp.ir.schedule import BackendName
+from attncomp.ir.schedule import BackendName, DtypeName
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,22 @@ _CDNA_256: Final = Row(
     backward_gathered=Shape(32, 32, warps=4, stages=1),
     backward_contiguous=Shape(32, 32, warps=4, stages=1),
 )
+# IEEE fp32 products run on the vector units, out of registers: tiles as large as those for the
+# tensor cores spill kilobytes a thread, these at most a few hundred bytes.
+_SINGLE_64: Final = Row(
+    64,
+    forward=Shape(32, 32, warps=8, stages=1),
+    backward_query=Shape(32, 32, warps=8, stages=1),
+    backward_gathered=Shape(32, 32, warps=8, stages=1),
+    backward_contiguous=Shape(32, 32, warps=8, stages=1),
+)
+_SINGLE_256: Final = Row(
+    256,
+    forward=Shape(16, 16, warps=4, stages=1),
+    backward_query=Shape(16, 16, warps=4, stages=1),
+    backward_gathered=Shape(16, 16, warps=4, stages=1),
+    backward_contiguous=Shape(16, 16, warps=4, stages=1),
+)
 # Blocked torch wants few large matmuls; 128 positions keep a tile's scores within cache.
 _TORCH: Final = Row(
     256,
@@ -142,10 +158,11 @@ _CUDA: Final[dict[int, tuple[Row, ...]]] = {
     120: (_SMALL_64, _SMALL_128, _SMALL_256),
 }
 _CDNA: Final = (_CDNA_64, _CDNA_128, _CDNA_256)
+_SINGLE: Final = (_SINGLE_64, _SINGLE_256)
 
 
-def rows_for(backend: BackendName, target: str) -> tuple[Row, ...]:
-    """The rows of a target, by ascending head dim.
+def rows_for(backend: BackendName, target: str, dtype: DtypeName) -> tuple[Row, ...]:
+    """The rows of a target for a dtype, by ascending head dim.
 
     Raises BackendError for a target that the backend cannot run on.
     """
@@ -155,18 +172,19 @@ def rows_for(backend: BackendName, target: str) -> tuple[Row, ...]:
         return (_INTERPRETER,)
     cuda = re.fullmatch(r"sm_(\d{2,3})[a-z]?", target)
     if cuda and int(cuda[1]) >= min(_CUDA):
-        return _CUDA[max(number for number in _CUDA if number <= int(cuda[1]))]
+        rows = _CUDA[max(number for number in _CUDA if number <= int(cuda[1]))]
+        return _SINGLE if dtype == "float32" else rows
     if re.fullmatch(r"gfx[0-9a-f]{3,4}", target):
-        return _CDNA
+        return _SINGLE if dtype == "float32" else _CDNA
     raise BackendError(
         f"backend 'triton' has no schedule for target {target!r}: expected 'cpu', 'sm_<nn>' from "
         f"sm_{min(_CUDA)} on, or an AMD 'gfx<nnn>'"
     )
 
 
-def row_for(backend: BackendName, target: str, head_dim: int) -> Row:
+def row_for(backend: BackendName, target: str, dtype: DtypeName, head_dim: int) -> Row:
     """The row for a head dim padded to a power of two; BackendError if it is too wide."""
-    rows = rows_for(backend, target)
+    rows = rows_for(backend, target, dtype)
     for row in rows:
         if head_dim <= row.head_dim:
             return row

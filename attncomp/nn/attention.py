@@ -84,7 +84,7 @@ class PatternAttention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def mask(self, x: Tensor) -> Tensor:
-        """The gate of every pair, [B or 1, H or 1, N, N]: a picture of what x attends to, for small N."""
+        """The gate of every pair, [B or 1, G or 1, N, N] for G score groups; for small N."""
         scores = self._inputs(x)[3]
         tensors = {} if scores is None else {"scores": scores}
         return self.attention.mask(x.shape[1], **tensors)

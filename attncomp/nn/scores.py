@@ -104,7 +104,9 @@ class ScoreNetwork(nn.Module):
     def _norms(self, x: Tensor, key: Tensor | None) -> Tensor | float:
         """The norms [B, G, N] to start from, or 0."""
         if (key is not None) != self.key_norm:
-            expected = "the keys, for key_norm=True" if self.key_norm else "none, for key_norm=False"
+            expected = (
+                "the keys, for key_norm=True" if self.key_norm else "none, for key_norm=False"
+            )
             raise ValueError(f"key: expected {expected}")
         if key is None:
             return 0.0

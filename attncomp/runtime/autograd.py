@@ -10,6 +10,7 @@ arguments for their gradients alone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -58,16 +59,22 @@ def attention(
     return _attend_op(q, k, v, scores, state, scale, pattern, problem)
 
 
-def _without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
-    """The kernel with the casts of torch.autocast off: its precision is part of its plan."""
+def _guarded(kernel: Callable[P, R]) -> Callable[P, R]:
+    """The kernel as torch's own would run: on its tensors' device, without torch.autocast.
+
+    Triton launches on the current device, whatever the tensors'; and precision is part of a plan.
+    """
 
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        device_type = (first if isinstance(first, Tensor) else first[0]).device.type
-        if not torch.is_autocast_enabled(device_type):
+        device = (first if isinstance(first, Tensor) else first[0]).device
+        casts = torch.is_autocast_enabled(device.type)
+        elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+        if not casts and not elsewhere:
             return kernel(*args, **kwargs)
-        with torch.autocast(device_type, enabled=False):
+        on_device = torch.cuda.device(device) if elsewhere else contextlib.nullcontext()
+        with on_device, torch.autocast(device.type, enabled=False):
             return kernel(*args, **kwargs)
 
     return run
@@ -96,7 +103,7 @@ def _real(score: Tensor) -> torch.dtype:
     return torch.float64 if score.dtype == torch.float64 else torch.float32
 
 
-@_without_autocast
+@_guarded
 def _select(scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str) -> list[Tensor]:
     if not scores[0].shape[0]:
         return _fake_select(scores, n_queries, pattern, problem)
@@ -133,7 +140,7 @@ def _fake_attend(
     return out, q.new_empty((batch, heads, n_queries), dtype=real)
 
 
-@_without_autocast
+@_guarded
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -177,7 +184,7 @@ def _score_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
     return [state[size * names.index(name)] for name in plan.scores]
 
 
-@_without_autocast
+@_guarded
 def _attend_backward(
     dout: Tensor,
     dlse: Tensor | None,

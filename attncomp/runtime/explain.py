@@ -18,16 +18,22 @@ _MODES: Final = {
 }
 
 
-def explain(plan: KernelPlan, pattern: str, tensors: tuple[str, ...]) -> str:
-    """The plan of a pattern in words; tensors are what a call needs beside q, k and v."""
+def explain(
+    plan: KernelPlan, pattern: str, tensors: tuple[str, ...], *, dense: bool = False
+) -> str:
+    """The plan of a pattern in words; tensors are what a call needs beside q, k and v.
+
+    dense: the pattern runs by its definition, on backend reference, and not by the plan.
+    """
+    memory = "O(N^2): every pair is held" if dense else "O(N): no N x N matrix is ever held"
     rows = [
         ("pattern", pattern),
         ("tensors", ", ".join(("q", "k", "v", *(f"{name} [B, G, Nk]" for name in tensors)))),
         ("gate", _MODES[plan.mode]),
         *_sweep_rows(plan),
         ("keys", _keys(plan)),
-        ("time", _time(plan)),
-        ("memory", "O(N): no N x N matrix is ever held"),
+        ("time", "O(N^2), on backend reference" if dense else _time(plan)),
+        ("memory", memory),
         ("generation", _retained(plan)),
         ("determinism", "deterministic on every backend: no atomics"),
     ]

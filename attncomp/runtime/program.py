@@ -112,7 +112,7 @@ def backend_for(wanted: str | None, device_type: str) -> str:
     """
     name = wanted if wanted is not None else knobs.BACKEND.read()
     if name is None:
-        return "triton" if device_type == "cuda" else "torch"
+        name = "triton" if device_type == "cuda" else "torch"
     if name == "triton":
         _require_triton(device_type)
     return name

@@ -25,6 +25,11 @@ def row_cumsum(values: Tensor) -> Tensor:
     return (scanned - before).view(values.shape)
 
 
+def seen_nan(score: Tensor) -> Tensor:
+    """Whether the prefix that ends at each time [rows, Nk] holds a NaN."""
+    return row_cumsum(score.isnan()) > 0
+
+
 def compressed(ranked: Tensor) -> Tensor:
     """Float64 values that order `ranked` [rows, Nk] (descending) and keep differences below 2.
 

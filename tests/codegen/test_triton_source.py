@@ -93,11 +93,17 @@ def test_is_a_module_without_rendered_gaps(pattern: str, target: str) -> None:
     compile(source, "<generated>", "exec")
     assert "Undefined" not in source
     # `None` as an index, as an optional dlse, and nowhere else.
-    rest = re.sub(
-        r"\[:, None\]|\[None, :\]|\w+ is None|None if \w+ is None|\(or None\)", "", source
-    )
+    rest = re.sub(r"\[:, None\]|\[None, :\]|\bis (not )?None|None if|\(or None\)", "", source)
     assert "None" not in rest
-    assert not re.search(r"[ \t]+$", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_is_tidy(pattern: str) -> None:
+    """As a formatter would leave its blank lines: no spaces at line ends, at most two in a row."""
+    source = render(plan_for(pattern))
+    assert re.findall(r".*[ \t]+\n", source) == []
+    assert "\n\n\n\n" not in source
+    assert source.endswith("\n") and not source.endswith("\n\n")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -107,14 +113,15 @@ def test_every_sweep_is_labelled_with_its_place(pattern: str) -> None:
     kernels = functions(source)
     assert source.startswith(f'"""{plan.pattern}\n')
     for index, sweep in enumerate(plan.sweeps):
-        where = f"{sweep.label}  [{sweep.origin}]"
         assert re.fullmatch(r"<spec>:1:\d+(-\d+)?", sweep.origin)
-        assert f"\nSweep {index}: {where}\n" in source
+        heading = rf".*{re.escape(sweep.label)}\W.*{re.escape(sweep.origin)}\W*$"
+        assert re.search(rf"^Sweep {index}: {heading}", source, re.MULTILINE)
         by_key = "backward_key_kernel"
         if sweep.source is not None:
             by_key = f"backward_gathered_{sweep.source}_kernel"
         for name in ("forward_kernel", "backward_query_kernel", by_key):
-            assert f"    # {where}\n" in segment(source, kernels[name]), name
+            code = segment(source, kernels[name])
+            assert re.search(rf"^    # {heading}", code, re.MULTILINE), name
     assert ("No pair is attended." in source) == (not plan.sweeps)
 
 
@@ -191,14 +198,19 @@ def test_offsets_into_tensors_are_64_bits_wide() -> None:
                 text
             )
     assert set(re.findall(r"row_offsets = (.*)", source)) == {"key.to(tl.int64)"}
-    for name in ("batch", "head", "kv_head"):
-        values = re.findall(rf"^    {name} = (.*)", source, re.MULTILINE)
-        assert all(".to(tl.int64)" in value or "head" in value for value in values), values
+    kernels = [segment(source, kernel) for kernel in functions(source).values()]
+    kernels = [text for text in kernels if "q_row" in text]
+    assert len(kernels) == 4
+    for text in kernels:
+        for name in ("batch", "head", "kv_head"):
+            values = re.findall(rf"^    {name} = (.*)", text, re.MULTILINE)
+            # The last value counts: `kv_head` may follow from a `head` that is wide already.
+            assert not values or re.search(r"\.to\(tl\.int64\)$|^head // ", values[-1]), values
 
 
 def test_equal_plans_have_equal_sources_but_for_labels() -> None:
     sources = [
-        re.sub(r"\[<spec>.*?\]", "", render(plan_for(text)).partition("\n")[2])
+        re.sub(r"<spec>:[\d:-]+", "", render(plan_for(text)).partition("\n")[2])
         for text in ("window(8) | sparsek(k=4)", "sparsek(4)|(window(8))|window(3)")
     ]
     assert sources[0] == sources[1]

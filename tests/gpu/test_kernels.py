@@ -32,10 +32,10 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 RATIO = 1.5
 # What rounding the results alone costs; the yardstick is never finer.
 FLOOR = {BF16: 2.0**-10, FP16: 2.0**-13}
-# SDPA has no scores. Their gradient is a sum of p * (b * dp - delta), with delta = dout . out from
-# an out that is rounded to the dtype, less its mean over F: the difference of numbers a few times
-# its own size, each with that rounding.
-SCORES_BOUND = {BF16: 2.0**-6, FP16: 2.0**-9}
+# SDPA has no scores. Their gradient is summed in float32; what it inherits from the dtype is the
+# rounding of out in delta = dout . out, which moves it by 2e-4 (bfloat16) and 3e-5 (float16) of its
+# norm in float64 arithmetic with out alone rounded.
+SCORES_BOUND = {BF16: 2.0**-9, FP16: 2.0**-12}
 # lse is computed and returned in float32 from products that are exact in float32.
 LSE_BOUND = 1e-4
 
@@ -227,7 +227,7 @@ STRIDED = {
 @pytest.mark.parametrize("name", STRIDED)
 @pytest.mark.parametrize("pattern", [LAGGED, "window(100)"])
 def test_strided_inputs(name: str, pattern: str, generator: torch.Generator) -> None:
-    """To the bit what contiguous inputs give."""
+    """What contiguous inputs give, but for the order of summation."""
     inputs = cuda_inputs(shape_of(GQA, 2, 64, 1000), generator, BF16)
     compiled = attncomp.compile(pattern)
     tensors = {"scores": inputs.scores} if compiled.tensors else {}
@@ -238,7 +238,7 @@ def test_strided_inputs(name: str, pattern: str, generator: torch.Generator) -> 
         out = compiled(*leaves, **tensors)
         results.append((out, *torch.autograd.grad(out, leaves, lay(inputs.dout))))
     for wanted, found in zip(*results, strict=True):
-        assert torch.equal(found, wanted)
+        assert relative_error(found, wanted) < 2.0**-9
 
 
 @pytest.fixture

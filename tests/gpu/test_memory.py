@@ -51,8 +51,8 @@ def test_peak_memory() -> None:
     assert extra <= 2 * GIB, f"{extra / GIB:.2f} GiB"
 
 
-def test_memory_of_scores_alone_is_linear() -> None:
-    """`select` takes a fixed number of bytes a key, at twice the keys at most 2.2 times as many."""
+def test_memory_of_the_forward_is_linear() -> None:
+    """Twice the keys take at most 2.2 times as much beyond inputs and outputs."""
     peaks = []
     for length in (LENGTH // 2, LENGTH):
         leaves, scores, _ = make_inputs(length)

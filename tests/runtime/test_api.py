@@ -230,10 +230,34 @@ def test_mask_errors() -> None:
         assert str(caught.value) == message
 
 
+def test_the_plan_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    usual = {
+        backend: attncomp.compile("window(6)", backend=backend).plan.problem
+        for backend in (None, "torch", "triton", "reference")
+    }
+    on_torch = Problem(
+        backend="torch", target="cpu", dtype="float32", head_dim=64, value_dim=64, unit_heads=4
+    )
+    on_triton = Problem(
+        backend="triton", target="sm_90", dtype="bfloat16", head_dim=128, value_dim=128,
+        unit_heads=4,
+    )  # fmt: skip
+    assert usual == {
+        None: on_torch, "torch": on_torch, "triton": on_triton, "reference": on_torch
+    }  # fmt: skip
+
+
+def test_compiling_leaves_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched() -> bool:
+        raise AssertionError("a process that compiles must still be able to fork")
+
+    monkeypatch.setattr(torch.cuda, "is_available", touched)
+    attncomp.compile("window(7) | sparsek(3)")
+
+
 def test_plan_and_source() -> None:
     pattern = attncomp.compile("sparsek(k=3) | window(5)", backend="torch")
-    fresh = copy.copy(pattern.plan.problem)
-    assert (fresh.head_dim, fresh.value_dim, fresh.unit_heads) == (64, 64, 4)
     q, k, v = torch.zeros(1, 8, 3, 32), torch.zeros(1, 2, 3, 32), torch.zeros(1, 2, 3, 16)
     pattern(q.bfloat16(), k.bfloat16(), v.bfloat16(), scores=torch.zeros(1, 4, 3))
     problem = Problem(
@@ -275,6 +299,12 @@ determinism  deterministic on every backend: no atomics
 @pytest.mark.parametrize("spec", EXPLAINED)
 def test_explain(spec: str) -> None:
     assert attncomp.compile(spec).explain() == EXPLAINED[spec]
+
+
+def test_the_reference_does_not_claim_the_cost_of_kernels() -> None:
+    text = attncomp.compile("window(4)", backend="reference").explain()
+    assert "time         O(N^2), on backend reference\n" in text
+    assert "memory       O(N^2): every pair is held\n" in text
 
 
 @pytest.mark.parametrize(

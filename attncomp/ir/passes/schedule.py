@@ -48,22 +48,20 @@ def schedule_of(problem: Problem) -> Schedule:
     """The schedule of a problem, from the table's row for its target and padded head dim.
 
     packed_heads is the largest power of two that divides the unit's heads and leaves a forward
-    tile 16 query positions. fp32 and fp64 halve the key tiles: their rows take twice the memory.
-    Raises BackendError for a target or head dim that has no row.
+    tile 16 query positions. Raises BackendError for a target or head dim that has no row.
     """
     width = max(problem.head_dim, problem.value_dim)
-    row = row_for(problem.backend, problem.target, 1 << (width - 1).bit_length())
+    row = row_for(problem.backend, problem.target, problem.dtype, 1 << (width - 1).bit_length())
     on_torch = problem.backend == "torch"
     packed = problem.unit_heads & -problem.unit_heads
     # Torch tiles hold all heads of a unit at any length; elsewhere heads and positions share rows.
     limit = packed if on_torch else max(1, row.forward.rows // MIN_QUERIES)
     packed = min(packed, limit)
-    narrow = not on_torch and problem.dtype in ("float32", "float64")
 
     def tile(shape: Shape, packed: int = 1) -> Tile:
         return Tile(
             queries=shape.rows if on_torch else max(MIN_QUERIES, shape.rows // packed),
-            keys=max(MIN_QUERIES, shape.keys // 2) if narrow else shape.keys,
+            keys=shape.keys,
             warps=shape.warps,
             stages=shape.stages,
         )

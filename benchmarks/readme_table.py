@@ -1,0 +1,118 @@
+"""Writes the performance tables of README.md from results of benchmarks/attention.py.
+
+    python benchmarks/readme_table.py            rewrite the tables
+    python benchmarks/readme_table.py --check    exit code 1 if one is not what its file says
+
+A table stands between `<!-- begin FILE.json -->` and `<!-- end -->`; paths start at the README.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+README = Path(__file__).parent.parent / "README.md"
+DENSE = "cuDNN SDPA causal"
+_SECTION = re.compile(r"(<!-- begin (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+Row = Mapping[str, Any]
+
+
+def rendered(text: str, root: Path) -> str:
+    """The text with each table replaced by what its file, below root, says today."""
+
+    def section(match: re.Match[str]) -> str:
+        return match[1] + _table_of(root / match[2], match[2]) + match[3]
+
+    found, count = _SECTION.subn(section, text)
+    if count == 0 or count != text.count("<!-- begin "):
+        raise click.ClickException("expected pairs of <!-- begin FILE.json --> and <!-- end -->")
+    return found
+
+
+def _table_of(path: Path, name: str) -> str:
+    if not path.exists():
+        return f"Nothing has been measured yet: there is no `{name}`.\n"
+    return table(json.loads(path.read_text(encoding="utf-8")))
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A report of benchmarks/attention.py in Markdown: where it ran, then a line a case.
+
+    Forward times have the selection's or mask's before them; memory is that of the greatest length.
+    """
+    rows = {(row["case"], row["length"]): row for row in report["rows"]}
+    cases = dict.fromkeys(row["case"] for row in report["rows"])
+    lengths = sorted({row["length"] for row in report["rows"]})
+    times = [f"{step}, N = {length}" for length in lengths for step in ("forward", "backward")]
+    lines = [["", *times, f"GiB, N = {lengths[-1]}"], ["---", *["---:"] * (len(times) + 1)]]
+    for case in cases:
+        line = [f"`{case}`".replace("|", "\\|")]
+        for length in lengths:
+            line += _times(rows.get((case, length)), rows.get((DENSE, length)))
+        lines.append([*line, _memory(rows.get((case, lengths[-1])))])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_setting(report)}\n\n{text}\n"
+
+
+def _setting(report: Mapping[str, Any]) -> str:
+    versions, shape = report["environment"], report["shape"]
+    return (
+        f"{versions['gpu']}, torch {versions['torch']}, triton {versions['triton']}, "
+        f"CUDA {versions['cuda']}; bfloat16, B={shape['batch']}, Hq={shape['heads']}, "
+        f"Hk={shape['kv_heads']}, G={shape['groups']}, D={shape['head_dim']}."
+    )
+
+
+def _times(row: Row | None, dense: Row | None) -> tuple[str, str]:
+    """Forward and backward of one case and length, each beside the dense kernel's time."""
+    if row is None:
+        return "-", "-"
+    if "error" in row:
+        # The class of the error alone: messages hold paths and line ends.
+        return f"did not run ({row['error'].split(':')[0]})", "-"
+    select, forward, backward = row["select_ms"], row["forward_ms"], row["backward_ms"]
+    text = f"{_number(select)} + {_number(forward)}" if select else _number(forward)
+    if dense is None or "error" in dense or dense is row:
+        return text, _number(backward)
+    ratios = dense["forward_ms"] / (select + forward), dense["backward_ms"] / backward
+    return f"{text} ({_number(ratios[0])}x)", f"{_number(backward)} ({_number(ratios[1])}x)"
+
+
+def _memory(row: Row | None) -> str:
+    return "-" if row is None or "error" in row else f"{row['peak_gib']:.2f}"
+
+
+def _number(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+@click.command(help=__doc__)
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a table is out of date.")
+@click.option(
+    "--readme",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=README,
+    help="The file to rewrite, by default README.md of this checkout.",
+)
+@click.pass_context
+def main(ctx: click.Context, check: bool, readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    found = rendered(text, readme.parent)
+    if found == text:
+        click.echo(f"{readme.name} is up to date")
+    elif check:
+        click.echo(f"{readme.name} is out of date: python benchmarks/readme_table.py", err=True)
+        ctx.exit(1)
+    else:
+        readme.write_text(found, encoding="utf-8")
+        click.echo(f"wrote {readme.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""README and CONTRIBUTING say what is so: their code runs, their output is true, their names exist.
+
+Python blocks of a document run in order in one namespace. Commands of console blocks run and print
+what stands below them (`pytest --update-golden` pastes it anew); those of bash blocks run if they
+are attncomp-inspect, else their targets, files and options must exist.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import click.testing
+import pytest
+import torch
+
+from attncomp import cli, knobs
+from attncomp.frontend.catalog import PRIMITIVES, value_text
+from attncomp.ir.ops import GATE_MODES
+from attncomp.ir.passes import pipeline
+from attncomp.ir.schedule import Problem
+from attncomp.runtime.ahead_of_time import LIMITS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+MAX_README_LINES = 200  # besides the measured tables
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# What a path in the text has to start with to be one of this repository.
+FOLDERS = ("attncomp/", "tests/", "benchmarks/", "examples/", "specs/", ".ci/")
+OUTPUTS = "benchmarks/results/"  # written by a run; a checkout may have none
+
+Check = Callable[[list[str]], None]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The texts of all blocks in a language; an unknown language fails."""
+    found = BLOCK.findall(read(document))
+    assert {kind for kind, _ in found} <= {"python", "console", "bash"}
+    return [text for kind, text in found if kind == language]
+
+
+def inspect(arguments: list[str]) -> tuple[int, str]:
+    """Exit code and output, error output included, of attncomp-inspect."""
+    result = click.testing.CliRunner().invoke(cli.main, arguments, prog_name="attncomp-inspect")
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory from which `specs/...` can be read."""
+    (tmp_path / "specs").symlink_to(ROOT / "specs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_blocks_run(document: str, seed: int, folder: Path) -> None:
+    namespace: dict[str, object] = {"__name__": document}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for number, text in enumerate(blocks(document, "python")):
+            exec(compile(text, f"{document}, Python block {number}", "exec"), namespace)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_console_blocks_are_true(document: str, update_golden: bool) -> None:
+    for text in blocks(document, "console"):
+        commands = [line for line in text.splitlines() if line.startswith("$ ")]
+        found = "".join(f"{command}\n{output_of(command)}" for command in commands)
+        if update_golden:
+            path = ROOT / document
+            path.write_text(read(document).replace(text, found), encoding="utf-8")
+        else:
+            assert text == found, (
+                "if the change is meant: pytest --update-golden tests/test_docs.py"
+            )
+
+
+def output_of(command: str) -> str:
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+    assert program == "attncomp-inspect"
+    code, output = inspect(arguments)
+    assert code == (2 if output.startswith("error: ") else 0), output
+    return output
+
+
+def check_inspect(words: list[str]) -> None:
+    code, output = inspect(words)
+    assert code == 0, output
+
+
+def check_make(words: list[str]) -> None:
+    makefile = read("Makefile")
+    variables, targets = [word for word in words if "=" in word], [w for w in words if "=" not in w]
+    assert targets and set(targets) <= set(re.findall(r"^(\w[\w-]*):", makefile, re.MULTILINE))
+    for variable in variables:
+        assert f"{variable.split('=')[0]} ?=" in makefile
+
+
+def check_python(words: list[str]) -> None:
+    script, *arguments = words
+    source = read(script)
+    for argument in arguments:
+        assert not argument.startswith("-") or f'"{argument}"' in source, f"{script} {argument}"
+
+
+def check_pip(words: list[str]) -> None:
+    assert words[0] == "install"
+    for extra in re.findall(r"\[([\w,]+)\]", words[-1]):
+        assert all(f"\n{name} = [" in read("pyproject.toml") for name in extra.split(","))
+
+
+def check_pytest(words: list[str]) -> None:
+    own = re.findall(r'"(--[a-z-]+)"', read("tests/conftest.py"))
+    options = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert options <= {*own, "-m", "-k", "-n", "--hypothesis-profile"}
+    for word in words:
+        if word.startswith("tests/"):
+            path, *names = word.split("::")
+            assert (ROOT / path).exists(), path
+            assert all(f"def {name}(" in read(path) for name in names), word
+
+
+def check_script(words: list[str]) -> None:
+    assert not words
+
+
+CHECKS: dict[str, Check] = {
+    "attncomp-inspect": check_inspect,
+    "make": check_make,
+    "python": check_python,
+    "pip": check_pip,
+    "pytest": check_pytest,
+    ".ci/run": check_script,
+}
+
+
+def bash_commands() -> Iterator[str]:
+    for document in DOCUMENTS:
+        for text in blocks(document, "bash"):
+            yield from filter(None, map(str.strip, text.splitlines()))
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", list(bash_commands()))
+def test_bash_commands(command: str) -> None:
+    program, *words = shlex.split(command, comments=True)
+    CHECKS[program.removeprefix(".venv/bin/")](words)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_paths_and_links_exist(document: str) -> None:
+    text = read(document)
+    named = re.findall(r"`([\w./-]+)`", BLOCK.sub("", text))
+    linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    paths = [path for path in named if path.startswith(FOLDERS)] + linked
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert [path for path in missing if not path.startswith(OUTPUTS)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_functions_and_tests_exist(document: str) -> None:
+    """What is named as `path::name` stands in that file."""
+    for path, name in re.findall(r"`([\w./-]+)::(\w+)`", read(document)):
+        assert re.search(rf"^(def |class )?{name}\b", read(path), re.MULTILINE), f"{path}::{name}"
+
+
+def column(text: str, heading: str) -> list[str]:
+    """The first column of the table whose header row starts with `heading`."""
+    rows = text.split(f"\n| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [row.removeprefix("| ").split(" |")[0].strip("`") for row in rows]
+
+
+def test_tables_list_what_there_is() -> None:
+    readme = read("README.md")
+    assert column(readme, "primitive") == [row.signature for row in PRIMITIVES.values()]
+    assert sorted(column(readme, "`gate=`")) == sorted(map(value_text, GATE_MODES))
+    assert sorted(column(readme, "environment variable")) == sorted(k.name for k in knobs.knobs())
+
+
+def test_passes_are_named_in_order() -> None:
+    problem = Problem(
+        backend="torch", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
+    )
+    readme = read("README.md")
+    section = readme[readme.index("## How it works") : readme.index("A **plan**")]
+    names = [step.name for step in pipeline(problem)]
+    assert re.findall("|".join(names), section.split("ir/passes/")[1])[: len(names)] == names
+
+
+def test_versions_are_those_of_the_package() -> None:
+    readme, project = read("README.md"), read("pyproject.toml")
+    for name, pattern in (
+        ("Python", r'requires-python = ">=([\d.]+)"'),
+        ("torch", r'"torch>=([\d.]+)"'),
+        ("triton", r"'triton>=([\d.]+);"),
+    ):
+        (version,) = re.findall(pattern, project)
+        assert f"{name} >= {version}" in readme
+    assert set(re.findall(r"\b(?:sm_\d+|gfx\w+)", readme)) <= set(LIMITS)
+    (version,) = re.findall(r'^version = "([\d.]+)"', project, re.MULTILINE)
+    assert f"\n## [{version}]" in read("CHANGELOG.md")
+
+
+def test_the_readme_is_short() -> None:
+    text = re.sub(r"<!-- begin .*?<!-- end -->", "", read("README.md"), flags=re.DOTALL)
+    assert text.count("\n") <= MAX_README_LINES
+
+
+@pytest.fixture(scope="module")
+def readme_table() -> ModuleType:
+    path = ROOT / "benchmarks" / "readme_table.py"
+    spec = importlib.util.spec_from_file_location("readme_table", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_table(module: ModuleType, *arguments: str) -> tuple[int, str]:
+    result = click.testing.CliRunner().invoke(module.main, arguments)
+    return result.exit_code, result.output
+
+
+def test_figures_are_those_of_the_results_files(readme_table: ModuleType) -> None:
+    assert run_table(readme_table, "--check") == (0, "README.md is up to date\n")
+
+
+REPORT = {
+    "environment": {"gpu": "a GPU", "torch": "2.13", "triton": "3.9", "cuda": "13", "python": "3"},
+    "shape": {"batch": 1, "heads": 32, "kv_heads": 8, "groups": 8, "head_dim": 128},
+    "rows": [
+        {
+            "case": "a | b",
+            "length": 64,
+            "select_ms": 0.25,
+            "forward_ms": 0.75,
+            "backward_ms": 3.0,
+            "peak_gib": 0.125,
+        },
+        {
+            "case": "cuDNN SDPA causal",
+            "length": 64,
+            "select_ms": 0.0,
+            "forward_ms": 2.0,
+            "backward_ms": 1234.5,
+            "peak_gib": 2.0,
+        },
+        {"case": "a | b", "length": 128, "error": "OutOfMemoryError: much |\n text"},
+    ],
+}
+TABLE = """\
+a GPU, torch 2.13, triton 3.9, CUDA 13; bfloat16, B=1, Hq=32, Hk=8, G=8, D=128.
+
+|  | forward, N = 64 | backward, N = 64 | forward, N = 128 | backward, N = 128 | GiB, N = 128 |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| `a \\| b` | 0.25 + 0.75 (2x) | 3 (412x) | did not run (OutOfMemoryError) | - | - |
+| `cuDNN SDPA causal` | 2 | 1234 | - | - | - |
+"""
+
+
+def test_table_of_a_report(readme_table: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    page = "before\n<!-- begin results/one.json -->\n{}<!-- end -->\nafter\n"
+    path.write_text(page.format("typed by hand\n"))
+    readme = ("--readme", str(path))
+    assert run_table(readme_table, *readme, "--check") == (
+        1,
+        "page.md is out of date: python benchmarks/readme_table.py\n",
+    )
+    assert path.read_text() == page.format("typed by hand\n")
+    assert run_table(readme_table, *readme) == (0, "wrote page.md\n")
+    none = "Nothing has been measured yet: there is no `results/one.json`.\n"
+    assert path.read_text() == page.format(none)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "one.json").write_text(json.dumps(REPORT))
+    assert run_table(readme_table, *readme) == (0, "wrote page.md\n")
+    assert path.read_text() == page.format(TABLE)
+    assert run_table(readme_table, *readme, "--check") == (0, "page.md is up to date\n")
+
+
+@pytest.mark.parametrize("text", ["no table", "<!-- begin one.json -->\nno end"])
+def test_markers_that_are_not_pairs(readme_table: ModuleType, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    assert run_table(readme_table, "--readme", str(path)) == (
+        1,
+        "Error: expected pairs of <!-- begin FILE.json --> and <!-- end -->\n",
+    )
+    assert path.read_text() == text
