@@ -61,7 +61,9 @@ _LANGUAGE = {
         rate=1e-3,
     ),
 }
-_RECALL_SIZE = ModelSize(vocabulary=Recall.vocabulary, dim=128, layers=2, heads=4, kv_heads=2)
+# One layer: of two, the first can gather a fact into any token near it, and the second find it
+# there, so that whatever is selected, at random even, serves as well.
+_RECALL_SIZE = ModelSize(vocabulary=Recall.vocabulary, dim=128, layers=1, heads=4, kv_heads=2)
 _RECALL = {
     "cpu": Defaults(
         size=_RECALL_SIZE,
@@ -169,6 +171,7 @@ def run_recall(
     if attncomp.compile(chosen.pattern).tensors:
         patterns = {**patterns, **dict.fromkeys((FROZEN, RANDOM), hard(chosen.pattern))}
     reach = chosen.size.reach(attended(chosen.pattern, chosen.context))
+    reach = max(reach, chosen.context // 4)
     try:
         task = Recall(context=chosen.context, pairs=pairs, reach=reach)
     except ValueError as error:

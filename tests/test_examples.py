@@ -71,7 +71,7 @@ def test_recall(tmp_path: Path) -> None:
         (["--task", "recall", "--context", "201"], "context: expected a multiple of 4, found 201"),
         (
             ["--task", "recall", "--context", "64", "--pairs", "20"],
-            "context: 64 tokens leave 0 slots that are more than 132 tokens before the questions, ",
+            "context: 64 tokens leave 0 slots that are more than 66 tokens before the questions, ",
         ),
     ],
 )
