@@ -268,8 +268,8 @@ def _score_names(graph: Graph) -> tuple[str, ...]:
 def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
     device_type = q.device.type
-    available = torch.amp.is_autocast_available(device_type)
-    if not available or not torch.is_autocast_enabled(device_type):
+    # Named, since torch.compile of older versions cannot trace torch.amp.is_autocast_available.
+    if device_type not in ("cuda", "cpu") or not torch.is_autocast_enabled(device_type):
         return q, k, v
     dtype = torch.get_autocast_dtype(device_type)
     q, k, v = (

@@ -13,14 +13,10 @@ from lm_report import plot_losses, recall_table
 from lm_training import Run, answers, train
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
 import attncomp
-from attncomp.nn import ScoreNetwork
 
-# Runs that learn no scores. A frozen scorer still reads states that training shapes, and may come
-# to rank facts first by them; random scores rank by nothing.
-FROZEN, RANDOM = "frozen scorer", "random scores"
+FROZEN = "frozen scorer"  # the run whose score networks stay as they began
 _EVALUATED = 16  # batches of 16 sequences
 # Sequences start short, with their share of the facts, and double up to the full length: look-ups
 # are learnt where few keys compete, and the selection then has to keep finding the facts.
@@ -52,19 +48,6 @@ def stages(task: Recall, steps: int) -> list[tuple[int, Recall]]:
     return [*found, (int(_LAST * steps) if found else 0, task)]
 
 
-class RandomScores(ScoreNetwork):
-    """A random score for every position, whatever stands there; the same in every call."""
-
-    def __init__(self, dim: int, groups: int, seed: int) -> None:
-        super().__init__(dim, groups)
-        self.seed = seed
-
-    def forward(self, x: Tensor, key: Tensor | None = None) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        scores = torch.randn(self.groups, x.shape[1], generator=generator)
-        return scores.to(x.device).expand(x.shape[0], -1, -1)
-
-
 class Curriculum:
     """Batches of one number of tokens, through the stages; the same for the same seed."""
 
@@ -91,16 +74,6 @@ def accuracy(model: LanguageModel, task: Recall, seed: int, device: str) -> floa
     return right / count
 
 
-def fix_scores(model: LanguageModel, name: str, seed: int) -> None:
-    """Freeze the score networks of the run FROZEN; replace those of RANDOM, each by its own."""
-    for layer, block in enumerate(model.blocks):
-        attention = block.attention
-        if name == RANDOM:
-            network = attention.score_network
-            attention.score_network = RandomScores(network.dim, network.groups, seed + layer)
-        attention.score_network.requires_grad_(False)
-
-
 def recall(
     runs: dict[str, str],
     *,
@@ -114,13 +87,14 @@ def recall(
     output: Path,
     console: Console,
 ) -> list[Run]:
-    """Train each named pattern on the task; the runs FROZEN and RANDOM learn no scores."""
+    """Train each named pattern on the task; FROZEN learns no scores."""
     done = []
     for name, pattern in runs.items():
         torch.manual_seed(seed)
         run = Run(name=name, pattern=pattern, model=LanguageModel(size, pattern).to(device))
-        if name in (FROZEN, RANDOM):
-            fix_scores(run.model, name, seed)
+        if name == FROZEN:
+            for block in run.model.blocks:
+                block.attention.score_network.requires_grad_(False)
         train(run, Curriculum(task, batch, steps, seed, device), steps, rate, console)
         run.result = accuracy(run.model, task, seed + 1, device)
         done.append(run)

@@ -17,7 +17,7 @@ import click
 import torch
 from lm_data import Corpus, Recall
 from lm_model import LanguageModel, ModelSize
-from lm_recall import FROZEN, RANDOM, hard, recall
+from lm_recall import FROZEN, hard, recall
 from lm_report import language_table, plot_losses, plot_selection
 from lm_training import Run, mean_loss, sample, train
 from rich.console import Console
@@ -167,9 +167,9 @@ def run_recall(
     output: Path,
     console: Console,
 ) -> None:
-    """The recall task, with scores that are not learnt beside the other runs."""
+    """The recall task, with a frozen random scorer beside the other runs."""
     if attncomp.compile(chosen.pattern).tensors:
-        patterns = {**patterns, **dict.fromkeys((FROZEN, RANDOM), hard(chosen.pattern))}
+        patterns = {**patterns, FROZEN: hard(chosen.pattern)}
     reach = chosen.size.reach(attended(chosen.pattern, chosen.context))
     reach = max(reach, chosen.context // 4)
     try:

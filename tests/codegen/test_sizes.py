@@ -21,7 +21,7 @@ PATTERNS = [
     'sparsek(k=8, gate="hard") | first(2)',
     "causal",
 ]
-TENSORS = "q k v out lse dout dlse dq dk dv evict keys count times better_count".split()
+TENSORS = ("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "dk", "dv", "evict", "keys", "times")
 TENSOR_PREFIXES = ("score_", "theta_", "delta_", "keys_", "evict_", "count_", "dk_", "dv_")
 INTEGER_PREFIXES = ("n_", "groups", "capacity", "heads_per", "blocks", "first_time", "span")
 
