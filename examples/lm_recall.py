@@ -21,7 +21,7 @@ _EVALUATED = 16  # batches of 16 sequences
 # Sequences start short, with their share of the facts, and double up to the full length: look-ups
 # are learnt where few keys compete, and the selection then has to keep finding the facts.
 _SHORTEST = 64  # tokens
-_FIRST, _LAST = 0.35, 0.65  # shares of the steps at which the shortest end and the longest begin
+_FIRST, _LAST = 0.45, 0.65  # shares of the steps before they first and last double
 
 
 def hard(pattern: str) -> str:
@@ -41,7 +41,7 @@ def stages(task: Recall, steps: int) -> list[tuple[int, Recall]]:
         contexts.insert(0, half)
     found = []
     for i, context in enumerate(contexts[:-1]):
-        start = 0.0 if i == 0 else _FIRST + (_LAST - _FIRST) * i / (len(contexts) - 1)
+        start = _FIRST + (_LAST - _FIRST) * (i - 1) / max(1, len(contexts) - 2) if i else 0.0
         pairs = max(1, task.pairs * context // task.context)
         stage = Recall(context=context, pairs=pairs, reach=min(task.reach, context // 4))
         found.append((int(start * steps), stage))

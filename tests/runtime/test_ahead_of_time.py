@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from attncomp.runtime import ahead_of_time
 from attncomp.runtime.ahead_of_time import LIMITS, KernelReport, compile_plan, limits
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.attn"))
 SELECT = ["merge_kernel", "threshold_kernel", "filter_kernel"]
 ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
@@ -53,10 +55,13 @@ def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfl
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_selection_and_window_fit(target: str) -> None:
-    reports = compile_plan(plan_for("sparsek(k=512, lag=256) | window(256)", target), target)
-    expected = [*SELECT, *ATTEND, *GATHERED, "backward_key_kernel"]
-    assert [report.name for report in reports] == expected
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
+def test_every_spec_fits(spec: Path, target: str) -> None:
+    plan = plan_for(spec.read_text(encoding="utf-8"), target)
+    reports = compile_plan(plan, target)
+    selecting = bool(plan.selections)
+    expected = [*(SELECT if selecting else []), *ATTEND, *(GATHERED if selecting else [])]
+    assert [report.name for report in reports] == [*expected, "backward_key_kernel"]
     assert_fit(reports, target)
 
 
