@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
+from typing_extensions import assert_never
+
 from attncomp.codegen.plan import (
     Comparison,
     Gate,
@@ -110,7 +112,7 @@ def _sweep_plan(
         gate=plan_gate,
         bounds=op.bounds,
         full_tiles=full_tiles,
-        label=_label(op.boxes, source, absent, residual, selections.ops),
+        label=_label(op.boxes, source, plan_gate, absent, residual, selections.ops),
         origin="" if op.span is None else f"{op.span.source.name}:{place(op.span)}",
     )
 
@@ -180,15 +182,35 @@ def _comparisons(distance: Interval, keys: Interval) -> Conjunction:
 def _label(
     boxes: tuple[Box, ...],
     source: int | None,
+    gate: Gate | None,
     absent: tuple[int, ...],
     residual: tuple[Conjunction, ...],
     ops: tuple[SparseK, ...],
 ) -> str:
-    """`window: 0 <= q - k < 256`, `sparsek(k=512) where q - k >= 256`."""
+    """`window: 0 <= q - k < 256`, `sparsek(k=512) where q - k >= 256`.
+
+    A hard gate is a condition on which pairs are attended, and so part of the label.
+    """
     if source is None:
         text = f"{box_name(boxes[0]) or 'band'}: {box_condition(boxes[0])}"
     else:
         text = selection_text(ops[source])
         groups = [" and ".join(map(str, conjunction)) for conjunction in residual]
         text += " where " + " or ".join(groups) if groups else ""
+        if gate is not None and ops[source].gate == "hard":
+            text += f", and in {_members(gate, ops)}"
     return text + "".join(f", not in {selection_text(ops[index])}" for index in absent)
+
+
+def _members(gate: Gate, ops: tuple[SparseK, ...]) -> str:
+    """The selections that a pair has to be in for a hard gate of 1."""
+    match gate:
+        case Selected(index):
+            return selection_text(ops[index])
+        case Largest(members):
+            return " or ".join(_members(member, ops) for member in members)
+        case Smallest(members):
+            parts = [(member, _members(member, ops)) for member in members]
+            return " and ".join(f"({t})" if isinstance(m, Largest) else t for m, t in parts)
+        case _:
+            assert_never(gate)

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from attncomp.errors import Span
+from attncomp.frontend.catalog import GATE_MODES as GATE_MODES
+from attncomp.frontend.catalog import GateMode as GateMode
 from attncomp.ir.schedule import Schedule
-
-GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
-GATE_MODES: tuple[GateMode, ...] = ("key_value", "value", "hard", "straight_through", "logit")
 
 
 @dataclass(frozen=True, slots=True)

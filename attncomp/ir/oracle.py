@@ -219,7 +219,10 @@ def _gate(
     selections: Mapping[NodeId, _Selection],
 ) -> Tensor:
     op = graph.op(node)
-    operands = [gates[operand] for operand in graph.operands(node)]
+    order = graph.operands(node)
+    if isinstance(op, Union | Intersection):
+        order = tuple(sorted(order, key=lambda operand: _precedence(graph, operand)))
+    operands = [gates[operand] for operand in order]
     match op:
         case Box():
             return pairs.inside(op).to(torch.float64)[None, None]
@@ -243,6 +246,25 @@ def _gate(
             return _partition(node, pairs, operands)
         case _:
             assert_never(op)
+
+
+def _precedence(graph: Graph, node: NodeId) -> tuple[object, ...]:
+    """The order in which equal gates take the gradient, the same for all spellings of a pattern.
+
+    Selections by lag, scores, then the larger k; what several of them meet in by its members;
+    everything else after them.
+    """
+    match graph.op(node):
+        case SparseK(lag=lag, scores=scores, k=k):
+            return 0, ((lag, scores, -k),)
+        case Intersection():
+            softs = [x for x in graph.operands(node) if not isinstance(graph.op(x), Box)]
+            keys = [_precedence(graph, operand) for operand in softs]
+            if keys and all(key[0] == 0 for key in keys):
+                return 0, tuple(sorted(member for _, members in keys for member in members))
+            return 1, ()
+        case _:
+            return 1, ()
 
 
 def _keep(better: Tensor, first: Tensor) -> Tensor:

@@ -237,6 +237,7 @@ def test_nan_scores_show_in_the_rows_that_see_them(
     assert found.out[:, 0, place + lag :].isnan().any(-1).all()
     assert torch.equal(found.out[:, 0, : place + lag], clean.out[:, 0, : place + lag])
     assert found.dq[:, 0, place + lag :].isnan().any(-1).all()
+    assert torch.equal(found.dq[:, 0, : place + lag], clean.dq[:, 0, : place + lag])
     for name in ("out", "lse", "dq", "dk", "dv"):
         assert torch.equal(getattr(found, name)[:, 1:], getattr(clean, name)[:, 1:]), name
     assert torch.equal(found.dscores[:, 1], clean.dscores[:, 1])

@@ -60,8 +60,29 @@ def score_tensors(draw: st.DrawFn, n_keys: int) -> Tensor:
 
 @given(expr=patterns(max_leaves=8), size=lengths, data=st.data())
 def test_passes_keep_the_gates(expr: Expr, size: tuple[int, int], data: st.DataObject) -> None:
+    assert_gates_kept(expr, size, data.draw(score_tensors(size[1])))
+
+
+@pytest.mark.parametrize("gate", ["key_value", "hard"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sparsek(3, gate={0}) | sparsek(5, lag=2, gate={0}) - window(6)",
+        "sparsek(4, gate={0}) | (sparsek(4, lag=8, gate={0}) - window(16))",
+        "sparsek(6, lag=3, gate={0}) & window(9) | sparsek(2, lag=5, gate={0}) - window(7)",
+    ],
+)
+def test_cells_that_straddle_a_lag(text: str, gate: str, generator: torch.Generator) -> None:
+    """A walk may be shared only by cells that lie out of a selection's reach as a whole."""
+    expr = parse(text.format(repr(gate)))
+    for n_queries, n_keys in ((40, 40), (13, 37)):
+        scores = torch.randn((1, HEADS, n_keys), dtype=torch.float64, generator=generator)
+        assert_gates_kept(expr, (n_queries, n_keys), scores)
+
+
+def assert_gates_kept(expr: Expr, size: tuple[int, int], scores: Tensor) -> None:
     n_queries, n_keys = size
-    tensors = {"scores": data.draw(score_tensors(n_keys))}
+    tensors = {"scores": scores}
     graph = build(expr)
     expected = gate_matrix(graph, n_queries, n_keys, tensors, HEADS)
     shape = (1, HEADS, n_queries, n_keys)

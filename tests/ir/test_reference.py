@@ -23,6 +23,7 @@ from strategies import patterns, problems
 from torch import Tensor
 
 from attncomp.errors import TensorShapeError
+from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import (
@@ -309,3 +310,30 @@ def test_shapes_that_do_not_fit() -> None:
     with pytest.raises(TensorShapeError) as caught:
         reference_attention(make_graph(SparseK(k=1)), q, k, v, {"scores": torch.zeros(3, 1, 6)})
     assert str(caught.value) == "batch of the scores: expected shape [2], found [3]"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "respelled"),
+    [
+        ("sparsek(k=5, lag=7) | sparsek(k=8, lag=1)", "sparsek(k=8, lag=1) | sparsek(k=5, lag=7)"),
+        ("sparsek(k=3, lag=2) & sparsek(k=9)", "sparsek(k=9) & sparsek(k=3, lag=2)"),
+        (
+            "sparsek(k=4, lag=2) | sparsek(k=6) & sparsek(k=9, lag=1)",
+            "sparsek(k=9, lag=1) & sparsek(k=6) | sparsek(k=4, lag=2)",
+        ),
+    ],
+)
+def test_equal_gates_give_one_gradient_in_every_spelling(
+    pattern: str, respelled: str, generator: torch.Generator
+) -> None:
+    """Of equal gates the selection of smaller lag, then larger k, takes the gradient."""
+    q, k, v = (torch.randn(1, 1, 30, 4, dtype=torch.float64, generator=generator) for _ in "qkv")
+    # Quarters, so that gates are often equal and fractional at once.
+    scores = (torch.randn(1, 1, 30, dtype=torch.float64, generator=generator) * 4).round() / 4
+
+    def gradient(text: str) -> Tensor:
+        u = scores.clone().requires_grad_()
+        out, _ = reference_attention(build(parse(text)), q, k, v, {"scores": u})
+        return torch.autograd.grad(out.square().sum(), u)[0]
+
+    assert_close(gradient(respelled), gradient(pattern), name="dscores", atol=1e-12)

@@ -83,8 +83,10 @@ def share_walks(grid: Grid, selections: Selections) -> Grid:
     known = set(_tables(grid)) - {selections.always}
     rows = []
     for distance, row in zip(grid.distances, grid.tables, strict=True):
-        lower = distance.lower
-        beyond = [i for i, op in enumerate(selections.ops) if lower is None or lower < op.lag]
+        upper = distance.upper  # a row is out of reach only as a whole: it may straddle a lag
+        beyond = [
+            i for i, op in enumerate(selections.ops) if upper is not None and upper <= op.lag
+        ]
         widest: dict[Table, Table] = {}
         for table in sorted(known):
             reduced = table
