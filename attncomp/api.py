@@ -30,6 +30,7 @@ from attncomp.runtime.checks import (
     check_query_key_value,
     check_scores,
     check_tensors,
+    checked_length,
     checked_scale,
 )
 from attncomp.runtime.explain import explain
@@ -161,13 +162,13 @@ class CompiledPattern:
         if scores is not None:
             tensors["scores"] = scores
         check_tensors(q, k, v, self._text)
-        backend = backend_for(self._backend, q.device.type)
         q, k, v = _autocast(q, k, v)
+        backend = backend_for(self._backend, q.device.type, q.dtype)
         check_query_key_value(q, k, v, backend, self._text)
         check_names(tensors, self._needed, self._text)
         for name in self._needed:
             check_given(name, tensors.get(name), "[B, G, Nk]", self._text)
-            check_scores(name, tensors[name], q, k, self._text)
+            check_scores(name, tensors[name], k.shape[2], self._text, q)
         factor = checked_scale(scale, q.shape[3], self._text)
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
@@ -226,18 +227,17 @@ class CompiledPattern:
     def mask(self, n_queries: int, n_keys: int | None = None, /, **tensors: Tensor) -> Tensor:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
-        H is the number of score groups. Raises CallError for sizes below 1 and tensors that do not
-        fit. For small sizes: takes time and memory in proportion to Nq * Nk.
+        H is the number of score groups. The dtype is that of the scores, float64 for patterns
+        without any. Raises CallError for sizes below 1 and tensors that do not fit. For small
+        sizes: takes time and memory in proportion to Nq * Nk.
         """
-        n_keys = n_queries if n_keys is None else n_keys
-        for name, size in (("n_queries", n_queries), ("n_keys", n_keys)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise OptionError(subject=name, expected="a length of 1 or more", found=repr(size))
+        n_queries = checked_length("n_queries", n_queries)
+        n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
         check_names(tensors, self._needed, self._text)
         for name in self._needed:
             check_given(name, tensors.get(name), f"[B, G, {n_keys}]", self._text)
-        groups = [tensors[name].shape[1] for name in self._needed if tensors[name].ndim == 3]
-        heads = math.lcm(*groups) or 1
+            check_scores(name, tensors[name], n_keys, self._text)
+        heads = math.lcm(*(tensors[name].shape[1] for name in self._needed))
         return gate_matrix(build(self._expr), n_queries, n_keys, tensors, heads)
 
     def __str__(self) -> str:

@@ -120,6 +120,16 @@ class _Request:
         """The output, if it is a directory for all sections."""
         return None if self.picture else self.output
 
+    def check_output(self) -> None:
+        """Raise OptionError for a file of no known format, rather than name a directory so."""
+        path = self.directory
+        if path is not None and path.suffix and not path.is_dir():
+            raise OptionError(
+                subject="--output",
+                expected=f"{', '.join(PICTURES)} or a directory",
+                found=repr(str(path)),
+            )
+
     def problem(self) -> Problem:
         """What the pattern is compiled for; OptionError where backend and dtype do not fit."""
         for_gpu = self.target not in (None, "cpu") or set(self.emit) & set(KERNEL_STAGES)
@@ -201,8 +211,9 @@ class _Request:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help=f"A file that ends in {', '.join(PICTURES)} for a picture of the mask; else a "
-    "directory for all that is emitted (by default everything), one file each.",
+    help=f"A file that ends in {', '.join(PICTURES)} for a picture of the mask, or a directory, "
+    "new or not, for all that is emitted (by default everything), one file each. A new one has "
+    "no dot in its name.",
 )
 @click.option(
     "--version",
@@ -221,6 +232,7 @@ def main(ctx: click.Context, spec: str, **options: Any) -> None:
     an option, 1 if a kernel needs more shared memory than its target has.
     """
     request = _Request(**options)
+    request.check_output()
     if request.picture is not None and request.mask is None:
         raise click.UsageError(f"--output {request.picture} is a picture of the mask: add --mask N")
     expr = _parse(spec)

@@ -1,16 +1,17 @@
-"""Writes the performance tables of README.md from results of benchmarks/attention.py.
+"""Writes the measured tables of README.md from results of benchmarks/ and of the examples.
 
     python benchmarks/readme_table.py            rewrite the tables
     python benchmarks/readme_table.py --check    exit code 1 if one is not what its file says
 
-A table stands between `<!-- begin FILE.json -->` and `<!-- end -->`; paths start at the README.
+A table stands between `<!-- begin FILE.json ... -->` and `<!-- end -->`; paths start at the README.
+Files of benchmarks/attention.py give a table each, those of examples/train_lm.py a row each of one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,70 @@ import click
 
 README = Path(__file__).parent.parent / "README.md"
 DENSE = "cuDNN SDPA causal"
-_SECTION = re.compile(r"(<!-- begin (\S+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SECTION = re.compile(r"(<!-- begin ((?:\S+\.json )+)-->\n).*?(<!-- end -->)", re.DOTALL)
 Row = Mapping[str, Any]
 
 
 def rendered(text: str, root: Path) -> str:
-    """The text with each table replaced by what its file, below root, says today."""
+    """The text with each table replaced by what its files, below root, say today."""
 
     def section(match: re.Match[str]) -> str:
-        return match[1] + _table_of(root / match[2], match[2]) + match[3]
+        return match[1] + _tables_of(root, match[2].split()) + match[3]
 
     found, count = _SECTION.subn(section, text)
     if count == 0 or count != text.count("<!-- begin "):
-        raise click.ClickException("expected pairs of <!-- begin FILE.json --> and <!-- end -->")
+        raise click.ClickException(
+            "expected pairs of <!-- begin FILE.json ... --> and <!-- end -->"
+        )
     return found
 
 
-def _table_of(path: Path, name: str) -> str:
-    if not path.exists():
-        return f"Nothing has been measured yet: there is no `{name}`.\n"
-    return table(json.loads(path.read_text(encoding="utf-8")))
+def _tables_of(root: Path, names: Sequence[str]) -> str:
+    missing = [name for name in names if not (root / name).exists()]
+    reports = [
+        json.loads((root / name).read_text(encoding="utf-8"))
+        for name in names
+        if name not in missing
+    ]
+    parts = [table(report) for report in reports if "rows" in report]
+    if trainings := [report for report in reports if "runs" in report]:
+        parts.append(training_table(trainings))
+    if missing:
+        parts.append(f"Not measured yet: there is no {', no '.join(f'`{n}`' for n in missing)}.\n")
+    return "\n".join(parts)
+
+
+def training_table(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Reports of examples/train_lm.py in Markdown: a line a report, a column a run."""
+    names = list(dict.fromkeys(run["name"] for report in reports for run in report["runs"]))
+    lines = [["on", "command", "steps of each run", *names], ["---"] * (3 + len(names))]
+    for report in reports:
+        versions, settings = report["environment"], report["settings"]
+        runs = {run["name"]: _run(run) for run in report["runs"]}
+        lines.append(
+            [
+                f"{versions['device']}, torch {versions['torch']}",
+                _code(settings["command"]),
+                f"{settings['steps']} of {settings['batch']} x {settings['context']} tokens",
+                *(runs.get(name, "-") for name in names),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _run(run: Row) -> str:
+    """What one training run came to; the speed where it is what the run shows."""
+    if "recalled" in run:
+        return f"{_code(run['pattern'])}: {100 * run['recalled']:.1f} %"
+    return (
+        f"{_code(run['pattern'])}: {run['nats_per_byte']:.4f} nats/byte, "
+        f"{run['tokens_per_second']:,.0f} tokens/s, {run['seconds']:.1f} s"
+    )
+
+
+def _code(text: str) -> str:
+    """Text in a cell, as code."""
+    return f"`{text}`".replace("|", "\\|")
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -51,7 +96,7 @@ def table(report: Mapping[str, Any]) -> str:
     times = [f"{step}, N = {length}" for length in lengths for step in ("forward", "backward")]
     lines = [["", *times, f"GiB, N = {lengths[-1]}"], ["---", *["---:"] * (len(times) + 1)]]
     for case in cases:
-        line = [f"`{case}`".replace("|", "\\|")]
+        line = [_code(case)]
         for length in lengths:
             line += _times(rows.get((case, length)), rows.get((DENSE, length)))
         lines.append([*line, _memory(rows.get((case, lengths[-1])))])

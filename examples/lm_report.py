@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -12,6 +15,8 @@ from lm_model import LanguageModel
 from lm_training import Run
 from rich.table import Table
 from torch import Tensor
+
+import attncomp
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,6 +53,48 @@ def recall_table(runs: Sequence[Run], title: str, chance: float) -> Table:
         speed, seconds = f"{run.tokens_per_second:,.0f}", f"{run.seconds:.1f}"
         table.add_row(run.name, f"{run.result:.1%}", speed, seconds)
     return table
+
+
+def write_report(
+    path: Path, runs: Sequence[Run], measure: str, settings: Mapping[str, Any], device: str
+) -> None:
+    """The runs as JSON: where they ran, their settings, and a row a run.
+
+    measure names what a run's result is; seconds are those of training, its first calls, which
+    compile the kernels, included. `benchmarks/readme_table.py` makes tables of such files.
+    """
+    rows = [
+        {
+            "name": run.name,
+            "pattern": run.pattern,
+            measure: run.result,
+            "tokens_per_second": run.tokens_per_second,
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+    report = {"environment": environment(device), "settings": dict(settings), "runs": rows}
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def environment(device: str) -> dict[str, str]:
+    """The device and the versions that the figures belong to."""
+    threads = torch.get_num_threads()
+    found = {
+        "device": f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "attncomp": attncomp.__version__,
+    }
+    if device == "cuda":
+        import triton  # not everywhere that the CPU tasks run
+
+        found |= {
+            "device": torch.cuda.get_device_name(),
+            "cuda": str(torch.version.cuda),
+            "triton": triton.__version__,
+        }
+    return found
 
 
 def plot_losses(runs: Sequence[Run], path: Path, unit: str) -> None:

@@ -10,15 +10,17 @@ differ in their last bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 import torch
+from click.core import ParameterSource
 from lm_data import Corpus, Recall
 from lm_model import LanguageModel, ModelSize
 from lm_recall import FROZEN, hard, recall
-from lm_report import language_table, plot_losses, plot_selection
+from lm_report import language_table, plot_losses, plot_selection, write_report
 from lm_training import Run, mean_loss, sample, train
 from rich.console import Console
 from rich.text import Text
@@ -98,7 +100,7 @@ _RECALL = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"),
-    show_default=True, help="Where pictures and the sample go.",
+    show_default=True, help="Where pictures, the table as JSON and the sample go.",
 )  # fmt: skip
 def main(
     task: str,
@@ -130,13 +132,36 @@ def main(
         keys = attended(chosen.pattern, chosen.context)
     except PatternError as error:
         raise click.BadParameter(f"\n{error}", param_hint="--pattern") from None
+    if keys == 0:
+        raise click.UsageError(
+            f"--pattern: expected keys to attend to, found none for the last of {chosen.context} "
+            f"queries under '{chosen.pattern}'"
+        )
     patterns = {"pattern": chosen.pattern, "window": f"window({keys})"}
     if dense:
         patterns["dense"] = "causal"
+    settings = {"command": command(), "task": task, "seed": seed, **asdict(chosen)}
     if task == "recall":
-        run_recall(chosen, patterns, pairs or 1, seed, device, output, console)
+        pairs = pairs or 1
+        runs = run_recall(chosen, patterns, pairs, seed, device, output, console)
+        path, measure, settings["pairs"] = output / "recall.json", "recalled", pairs
     else:
-        run_language(chosen, patterns, seed, device, output, console)
+        runs = run_language(chosen, patterns, seed, device, output, console)
+        path, measure = output / "losses.json", "nats_per_byte"
+    write_report(path, runs, measure, settings, device)
+    console.print(Text(f"wrote {path}"), soft_wrap=True)
+
+
+def command() -> str:
+    """The command line that runs this again: what was given, but for where to write."""
+    context = click.get_current_context()
+    words = ["python", "examples/train_lm.py"]
+    for option in context.command.params:
+        name, value = option.name or "", context.params[option.name or ""]
+        source = context.get_parameter_source(name)
+        if name != "output" and source is ParameterSource.COMMANDLINE:
+            words += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+    return shlex.join(words)
 
 
 def attended(pattern: str, context: int) -> int:
@@ -166,7 +191,7 @@ def run_recall(
     device: str,
     output: Path,
     console: Console,
-) -> None:
+) -> list[Run]:
     """The recall task, with a frozen random scorer beside the other runs."""
     if attncomp.compile(chosen.pattern).tensors:
         patterns = {**patterns, FROZEN: hard(chosen.pattern)}
@@ -177,7 +202,7 @@ def run_recall(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     announce(patterns, output, console)
-    recall(
+    return recall(
         patterns,
         task=task,
         size=chosen.size,
@@ -198,7 +223,7 @@ def run_language(
     device: str,
     output: Path,
     console: Console,
-) -> None:
+) -> list[Run]:
     """Every pattern on the same batches of source text, then what came out."""
     announce(patterns, output, console)
     corpus = Corpus.standard_library()
@@ -226,6 +251,7 @@ def run_language(
     console.print(Text(text), highlight=False)
     for path in (*pictures.values(), output / "sample.txt"):
         console.print(Text(f"wrote {path}"), soft_wrap=True)
+    return runs
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Helpers of tests that compare attention with its dense reference."""
+"""Inputs, results and comparisons of tests that hold attention against its dense reference."""
 
 from __future__ import annotations
 

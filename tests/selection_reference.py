@@ -10,6 +10,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.state import state_fields
+
+
+def split_state(plan: KernelPlan, state: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """The flat state that `select` returns as one mapping from field to tensor a selection."""
+    names = state_fields(plan)
+    starts = range(0, len(names) * len(plan.selections), len(names))
+    return [dict(zip(names, state[start : start + len(names)], strict=True)) for start in starts]
+
 
 def project(scores: Sequence[Fraction], k: int) -> Fraction:
     """The threshold tau at which the gates clip(u - tau, 0, 1) of more than k scores sum to k.

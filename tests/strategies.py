@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from dense import Shape
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 from typing_extensions import assert_never
@@ -32,12 +31,6 @@ _SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "masked": lambda normal, dice: normal.masked_fill(dice < -2, -torch.inf),
 }
 SCORE_KINDS = tuple(_SCORES)
-
-
-def register_profiles() -> None:
-    """Profiles `dev`, quick, and `ci`; neither has a deadline, for a first example may compile."""
-    settings.register_profile("dev", deadline=None, max_examples=25)
-    settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True)
 
 
 def patterns(

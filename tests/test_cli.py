@@ -262,6 +262,24 @@ def test_mask_as_a_picture(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["x.jpg", "mask.PNGG", "plan.txt"])
+@pytest.mark.parametrize("options", [(), ("--mask", "4")])
+def test_files_of_no_known_format(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert diagnostic("full", *options, "--output", str(path)) == (
+        f"error: --output: expected .png, .svg, .pdf or a directory, found {str(path)!r}\n"
+    )
+    assert not path.exists()
+
+
+def test_a_directory_with_a_dot(tmp_path: Path) -> None:
+    directory = tmp_path / "kernels.v2"
+    directory.mkdir()
+    assert output("full", "--emit", "ast", "--output", str(directory)) == (
+        f"{directory / 'ast.txt'}\n"
+    )
+
+
 def test_a_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert diagnostic("full", "--mask", "4", "--output", str(tmp_path / "mask.svg")) == (

@@ -280,7 +280,7 @@ def test_table_of_a_report(readme_table: ModuleType, tmp_path: Path) -> None:
     )
     assert path.read_text() == page.format("typed by hand\n")
     assert run_table(readme_table, *readme) == (0, "wrote page.md\n")
-    none = "Nothing has been measured yet: there is no `results/one.json`.\n"
+    none = "Not measured yet: there is no `results/one.json`.\n"
     assert path.read_text() == page.format(none)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "one.json").write_text(json.dumps(REPORT))
@@ -289,12 +289,42 @@ def test_table_of_a_report(readme_table: ModuleType, tmp_path: Path) -> None:
     assert run_table(readme_table, *readme, "--check") == (0, "page.md is up to date\n")
 
 
-@pytest.mark.parametrize("text", ["no table", "<!-- begin one.json -->\nno end"])
+def training(command: str, runs: list[dict[str, object]]) -> str:
+    """A file of the training script."""
+    environment = {"device": "a device", "torch": "2.13", "python": "3", "attncomp": "1"}
+    settings = {"command": command, "steps": 9, "batch": 2, "context": 64, "seed": 0}
+    return json.dumps({"environment": environment, "settings": settings, "runs": runs})
+
+
+TRAINING_TABLE = """\
+| on | command | steps of each run | a | b |
+| --- | --- | --- | --- | --- |
+| a device, torch 2.13 | `one` | 9 of 2 x 64 tokens | \
+`x \\| y`: 1.2346 nats/byte, 12,346 tokens/s, 0.3 s | - |
+| a device, torch 2.13 | `two --p '\\|'` | 9 of 2 x 64 tokens | - | `z`: 12.3 % |
+
+Not measured yet: there is no `three.json`, no `four.json`.
+"""
+
+
+def test_table_of_training_runs(readme_table: ModuleType, tmp_path: Path) -> None:
+    speed = {"tokens_per_second": 12345.6, "seconds": 0.25001}
+    language = {"name": "a", "pattern": "x | y", "nats_per_byte": 1.23456, **speed}
+    recall = {"name": "b", "pattern": "z", "recalled": 0.1234, **speed}
+    (tmp_path / "one.json").write_text(training("one", [language]))
+    (tmp_path / "two.json").write_text(training("two --p '|'", [recall]))
+    page = "<!-- begin one.json three.json two.json four.json -->\n{}<!-- end -->\n"
+    assert readme_table.rendered(page.format("typed\n"), tmp_path) == page.format(TRAINING_TABLE)
+
+
+@pytest.mark.parametrize(
+    "text", ["no table", "<!-- begin one.json -->\nno end", "<!-- begin -->\n<!-- end -->"]
+)
 def test_markers_that_are_not_pairs(readme_table: ModuleType, tmp_path: Path, text: str) -> None:
     path = tmp_path / "page.md"
     path.write_text(text)
     assert run_table(readme_table, "--readme", str(path)) == (
         1,
-        "Error: expected pairs of <!-- begin FILE.json --> and <!-- end -->\n",
+        "Error: expected pairs of <!-- begin FILE.json ... --> and <!-- end -->\n",
     )
     assert path.read_text() == text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from types import ModuleType
 import pytest
 import torch
 from click.testing import CliRunner
+
+import attncomp
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "examples" / "train_lm.py"
@@ -47,6 +51,20 @@ def test_language_model(tmp_path: Path) -> None:
     for name in ("loss.png", "selection.png"):
         assert (tmp_path / "out" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"wrote {tmp_path / 'out' / name}" in done.stdout
+    report = json.loads((tmp_path / "out" / "losses.json").read_text(encoding="utf-8"))
+    assert report["settings"]["command"] == (
+        "python examples/train_lm.py --pattern 'sparsek(8, 8) | window(8)' "
+        "--context 64 --batch 2 --steps 3 --dense --seed 7"
+    )
+    assert [(run["name"], run["pattern"]) for run in report["runs"]] == [
+        ("pattern", "sparsek(8, 8) | window(8)"),
+        ("window", "window(16)"),
+        ("dense", "causal"),
+    ]
+    for run in report["runs"]:
+        assert f"{run['nats_per_byte']:.4f}" in done.stdout
+        tokens = run["tokens_per_second"] * run["seconds"]
+        assert tokens == pytest.approx(3 * 2 * 64)
     text = (tmp_path / "out" / "sample.txt").read_text(encoding="utf-8")
     assert text.startswith("def main(")
     assert len(text) == len("def main(") + 240
@@ -59,6 +77,20 @@ def test_recall(tmp_path: Path) -> None:
     assert "Recall of 2 facts from 128 tokens" in done.stdout
     assert 'frozen scorer: sparsek(k=8, lag=8, gate="hard") | window(8)' in done.stdout
     assert (tmp_path / "recall_loss.png").exists()
+    assert f"wrote {tmp_path / 'recall.json'}" in done.stdout
+    report = json.loads((tmp_path / "recall.json").read_text(encoding="utf-8"))
+    assert report["environment"] == {
+        "device": f"{platform.machine()} CPU, 1 thread",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "attncomp": attncomp.__version__,
+    }
+    settings = report["settings"]
+    assert (settings["task"], settings["seed"], settings["pairs"]) == ("recall", 0, 2)
+    assert (settings["steps"], settings["batch"], settings["context"]) == (2, 1, 128)
+    assert [run["name"] for run in report["runs"]] == ["pattern", "window", "frozen scorer"]
+    for run in report["runs"]:
+        assert f"{run['recalled']:.1%}" in done.stdout
 
 
 @pytest.mark.parametrize("module", ["train_lm"], indirect=True)
@@ -67,6 +99,16 @@ def test_recall(tmp_path: Path) -> None:
     [
         (["--pairs", "2"], "--pairs is for --task recall"),
         (["--pattern", "windw(8)"], "unknown pattern 'windw'"),
+        (
+            ["--pattern", "window(4) - window(4)"],
+            "--pattern: expected keys to attend to, found none for the last of 512 queries under "
+            "'window(4) - window(4)'",
+        ),
+        (
+            ["--task", "recall", "--context", "64", "--pattern", "first(4) & window(8)"],
+            "--pattern: expected keys to attend to, found none for the last of 64 queries under "
+            "'first(4) & window(8)'",
+        ),
         (["--task", "recall", "--context", "201"], "context: expected a multiple of 4, found 201"),
         (
             ["--task", "recall", "--context", "64", "--pairs", "20"],

@@ -27,13 +27,12 @@ gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
 from attncomp.codegen.plan import KernelPlan
 
-T = TypeVar("T")
 FieldKind: TypeAlias = Literal["float", "int"]
 
 
@@ -79,10 +78,3 @@ def state_layout(
         }
         layout += [Field(name, *shapes[name]) for name in state_fields(plan)]
     return layout
-
-
-def split_state(plan: KernelPlan, state: Sequence[T]) -> list[dict[str, T]]:
-    """The flat state as one mapping from field name to tensor a selection."""
-    names = state_fields(plan)
-    starts = range(0, len(names) * len(plan.selections), len(names))
-    return [dict(zip(names, state[start : start + len(names)], strict=True)) for start in starts]

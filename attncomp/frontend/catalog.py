@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from attncomp.errors import (
     ArgumentOrderError,
@@ -30,8 +30,10 @@ from attncomp.errors import (
 )
 
 Value: TypeAlias = int | float | str | bool
+GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
 
 MAX_INTEGER: Final = 2**31 - 1
+GATE_MODES: Final[tuple[GateMode, ...]] = get_args(GateMode)
 
 
 class _Required(enum.Enum):
@@ -251,8 +253,6 @@ def _count(name: str, doc: str, *, minimum: int = 1, default: int | None = None)
     )
 
 
-_GATES = ("key_value", "value", "hard", "straight_through", "logit")
-
 _ROWS = (
     Primitive(name="full", doc="Every key."),
     Primitive(name="causal", doc="Keys at or before the query's position: k <= q."),
@@ -264,7 +264,7 @@ _ROWS = (
     Primitive(
         name="first",
         parameters=(_count("count", "Keys attended, from position 0."),),
-        doc="The first `count` keys, attention sinks or global keys: k < count.",
+        doc="The first `count` keys, attention sinks or global keys: k < count and k <= q.",
     ),
     Primitive(
         name="sparsek",
@@ -275,7 +275,7 @@ _ROWS = (
                 name="gate",
                 type=str,
                 default="key_value",
-                choices=_GATES,
+                choices=GATE_MODES,
                 doc="How the gate enters attention.",
             ),
         ),

@@ -6,7 +6,7 @@ logarithm) and shares no code with the passes, the kernels or their selection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -219,25 +219,16 @@ def _gate(
     selections: Mapping[NodeId, _Selection],
 ) -> Tensor:
     op = graph.op(node)
-    order = graph.operands(node)
-    if isinstance(op, Union | Intersection):
-        order = tuple(sorted(order, key=lambda operand: _precedence(graph, operand)))
-    operands = [gates[operand] for operand in order]
+    operands = [gates[operand] for operand in graph.operands(node)]
     match op:
         case Box():
             return pairs.inside(op).to(torch.float64)[None, None]
         case SparseK():
             return selections[node].gate
         case Union():
-            largest = operands[0]
-            for other in operands[1:]:
-                largest = torch.where(_keep(largest >= other, largest), largest, other)
-            return largest
+            return _choose(graph, node, gates, torch.ge)
         case Intersection():
-            smallest = operands[0]
-            for other in operands[1:]:
-                smallest = torch.where(_keep(smallest <= other, smallest), smallest, other)
-            return smallest
+            return _choose(graph, node, gates, torch.le)
         case Complement():
             return 1 - operands[0]
         case Sweep():
@@ -248,7 +239,21 @@ def _gate(
             assert_never(op)
 
 
-def _precedence(graph: Graph, node: NodeId) -> tuple[object, ...]:
+def _choose(
+    graph: Graph,
+    node: NodeId,
+    gates: Mapping[NodeId, Tensor],
+    better: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The best gate of the operands; of equal ones the first by precedence takes the gradient."""
+    order = sorted(graph.operands(node), key=lambda operand: _precedence(graph, operand))
+    best, *others = (gates[operand] for operand in order)
+    for other in others:
+        best = torch.where(_keep(better(best, other), best), best, other)
+    return best
+
+
+def _precedence(graph: Graph, node: NodeId) -> tuple[int, tuple[tuple[int, str, int], ...]]:
     """The order in which equal gates take the gradient, the same for all spellings of a pattern.
 
     Selections by lag, scores, then the larger k; what several of them meet in by its members;
@@ -260,9 +265,8 @@ def _precedence(graph: Graph, node: NodeId) -> tuple[object, ...]:
         case Intersection():
             softs = [x for x in graph.operands(node) if not isinstance(graph.op(x), Box)]
             keys = [_precedence(graph, operand) for operand in softs]
-            if keys and all(key[0] == 0 for key in keys):
-                return 0, tuple(sorted(member for _, members in keys for member in members))
-            return 1, ()
+            composite = not keys or any(key[0] for key in keys)
+            return int(composite), tuple(sorted(member for _, key in keys for member in key))
         case _:
             return 1, ()
 

@@ -46,7 +46,7 @@ class PatternAttention(nn.Module):
             raise ValueError(
                 f"rotary_dim: expected an even number from 0 to {head_dim}, found {self.rotary_dim}"
             )
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, head_dim
         self.attention: CompiledPattern = compile_pattern(pattern, backend=backend)
         self.query = nn.Linear(dim, heads * head_dim, bias=False)
         self.key = nn.Linear(dim, kv_heads * head_dim, bias=False)
@@ -79,18 +79,24 @@ class PatternAttention(nn.Module):
         return bool(self.attention.tensors)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, dim] -> [B, N, dim]; ValueError for another shape."""
         query, key, value, scores = self._inputs(x)
         attended = self.attention(query, key, value, scores=scores)  # [B, H, N, D]
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def mask(self, x: Tensor) -> Tensor:
-        """The gate of every pair, [B or 1, G or 1, N, N] for G score groups; for small N."""
+        """The gate of every pair, [B or 1, G or 1, N, N] for G score groups; for small N.
+
+        x as in `forward`.
+        """
         scores = self._inputs(x)[3]
         tensors = {} if scores is None else {"scores": scores}
         return self.attention.mask(x.shape[1], **tensors)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Query [B, H, N, D], key and value [B, Hk, N, D], scores [B, G, N]."""
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"x: expected [B, N, {self.dim}], found {list(x.shape)}")
         split = (-1, self.head_dim)
         query, key, value = (
             projection(x).unflatten(2, split).transpose(1, 2)

@@ -11,8 +11,12 @@ def rotate(tensor: Tensor, dims: int, base: float = 10_000.0) -> Tensor:
 
     tensor [B, H, N, D] stands at positions 0..N-1; dims is even, 0 <= dims <= D. Dimension i and
     i + dims / 2 form a pair that is turned by position * base^(-2 i / dims). Computed in float32
-    at least, given back in the dtype of the input.
+    at least, given back in the dtype of the input. Raises ValueError for other shapes and dims.
     """
+    if tensor.ndim != 4:
+        raise ValueError(f"tensor: expected [B, H, N, D], found {list(tensor.shape)}")
+    if dims % 2 or not 0 <= dims <= tensor.shape[3]:
+        raise ValueError(f"dims: expected an even number from 0 to {tensor.shape[3]}, found {dims}")
     if dims == 0:
         return tensor
     dtype = torch.promote_types(tensor.dtype, torch.float32)

@@ -51,7 +51,7 @@ class ScoreNetwork(nn.Module):
         trained without a selection: keys of small norm draw the most attention (arXiv 2406.11430).
         The network's last layer starts at zero, and `forward` needs the keys.
 
-    Computed in float32 under autocast as well.
+    Computed in float32 at least, under autocast and with weights of lower precision as well.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class ScoreNetwork(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             state = x.to(dtype)
             if self.hidden is not None:
-                state = nn.functional.gelu(self.hidden(state))
-            raw = self.out(state).mT  # [B, G, N]
+                state = nn.functional.gelu(_linear(self.hidden, state))
+            raw = _linear(self.out, state).mT  # [B, G, N]
             raw = raw - self._norms(x, key)
             if self.spread is not None:
                 raw = self.spread[:, None] * normalise_over_time(raw)
@@ -125,3 +125,9 @@ class ScoreNetwork(nn.Module):
             f"dim={self.dim}, groups={self.groups}, slope={self.slope}, "
             f"normalise={self.normalise}, key_norm={self.key_norm}"
         )
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in the dtype of x: scores in the bfloat16 of their weights would tie."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return nn.functional.linear(x, layer.weight.to(x.dtype), bias)

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
@@ -53,10 +54,22 @@ def attention(
     problem: str,
 ) -> tuple[Tensor, Tensor]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs; scores in the plan's order."""
+    _refuse_tangents(q, k, v, *scores)
     state: list[Tensor] = []
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
     return _attend_op(q, k, v, scores, state, scale, pattern, problem)
+
+
+def _refuse_tangents(*tensors: Tensor) -> None:
+    """Raise BackendError for forward-mode derivatives, which would come out as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise BackendError(
+            "forward-mode derivatives of attention are not available on this backend: "
+            "use backend 'reference'"
+        )
 
 
 def _guarded(kernel: Callable[P, R]) -> Callable[P, R]:

@@ -6,6 +6,8 @@ Only attributes are read, so that a check costs microseconds and torch.compile c
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -172,36 +174,55 @@ def _quoted_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def check_scores(name: str, tensor: Tensor, q: Tensor, k: Tensor, pattern: str) -> None:
-    """Raise the CallError of the first thing that is wrong with a score tensor [B, G, Nk]."""
-    batch, heads, n_keys = q.shape[0], q.shape[1], k.shape[2]
+def check_scores(
+    name: str, tensor: Tensor, n_keys: int, pattern: str, q: Tensor | None = None
+) -> None:
+    """Raise the CallError of the first thing that is wrong with a score tensor [B, G, Nk].
+
+    Without the q that it is for, batch, number of groups and device are free.
+    """
     if tensor.layout is not torch.strided:
         _check_layout(name, tensor, pattern)
-    fits = tensor.ndim == 3 and tensor.shape[0] == batch and tensor.shape[2] == n_keys
-    if not fits or tensor.shape[1] < 1 or heads % tensor.shape[1]:
+    fits = tensor.ndim == 3 and tensor.shape[1] >= 1 and tensor.shape[2] == n_keys
+    if fits and q is not None:
+        fits = tensor.shape[0] == q.shape[0] and q.shape[1] % tensor.shape[1] == 0
+    if not fits:
+        batch, groups = ("B", ">= 1") if q is None else (q.shape[0], f"dividing {q.shape[1]} heads")
         raise TensorShapeError(
             subject=name,
-            expected=f"[{batch}, G, {n_keys}] with G dividing {heads} heads",
+            expected=f"[{batch}, G, {n_keys}] with G {groups}",
             found=tuple(tensor.shape),
             pattern=pattern,
         )
-    _check_device(name, tensor, q, pattern)
+    if q is not None:
+        _check_device(name, tensor, q, pattern)
     if tensor.dtype not in _SCORE_DTYPES:
         raise TensorDtypeError(
             subject=name, expected=_names(_SCORE_DTYPES), found=_name(tensor.dtype), pattern=pattern
         )
 
 
-def checked_scale(scale: float | None, head_dim: int, pattern: str) -> float:
+def checked_scale(scale: object, head_dim: int, pattern: str) -> float:
     """The scale as a float, 1 / sqrt(D) for None; OptionError unless it is a finite number."""
     if scale is None:
         return head_dim**-0.5
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale):
-        raise OptionError(
-            subject="scale",
-            expected="a finite number",
-            found=scale if number else type(scale).__name__,
-            pattern=pattern,
-        )
-    return float(scale)
+    found: object = type(scale).__name__
+    if not isinstance(scale, bool) and isinstance(scale, numbers.Real):
+        try:
+            found = float(scale)
+        except OverflowError:
+            found = "a number too large for a float"
+    if not isinstance(found, float) or not math.isfinite(found):
+        raise OptionError(subject="scale", expected="a finite number", found=found, pattern=pattern)
+    return found
+
+
+def checked_length(name: str, size: object) -> int:
+    """A number of positions as an int; OptionError unless it is an integer of 1 or more."""
+    try:
+        length = 0 if isinstance(size, bool) else operator.index(size)  # type: ignore[arg-type]
+    except TypeError:
+        length = 0
+    if length < 1:
+        raise OptionError(subject=name, expected="a length of 1 or more", found=repr(size))
+    return length

@@ -105,31 +105,38 @@ def target_of(device: torch.device) -> str:
 
 # A constant to torch.compile, which need not look into the environment and into triton.
 @torch.compiler.assume_constant_result
-def backend_for(wanted: str | None, device_type: str) -> str:
+def backend_for(wanted: str | None, device_type: str, dtype: torch.dtype) -> str:
     """The backend of a call: the one wanted, else ATTNCOMP_BACKEND's, else the device's own.
 
-    Raises BackendError if it cannot run there, OptionError if the variable names none.
+    Raises BackendError if it cannot run there or on this dtype of q, OptionError if the variable
+    names none.
     """
     name = wanted if wanted is not None else knobs.BACKEND.read()
     if name is None:
         name = "triton" if device_type == "cuda" else "torch"
     if name == "triton":
-        _require_triton(device_type)
+        _require_triton(device_type, dtype)
     return name
 
 
-def _require_triton(device_type: str) -> None:
+def _require_triton(device_type: str, dtype: torch.dtype) -> None:
     if not _has_triton():
         raise BackendError(
             "backend 'triton' needs the package triton, which is not installed: "
             "install it, or use backend 'torch'"
         )
-    if device_type == "cuda" or (device_type == "cpu" and _is_interpreting()):
-        return
-    raise BackendError(
-        f"backend 'triton' cannot run on {device_type} tensors: expected CUDA or ROCm tensors, or "
-        "CPU tensors in a process started with TRITON_INTERPRET=1; use backend 'torch'"
-    )
+    if device_type != "cuda" and not (device_type == "cpu" and _is_interpreting()):
+        raise BackendError(
+            f"backend 'triton' cannot run on {device_type} tensors: expected CUDA or ROCm tensors, "
+            "or CPU tensors in a process started with TRITON_INTERPRET=1; use backend 'torch'"
+        )
+    # It holds them as 16-bit integers, and multiplies those.
+    if dtype == torch.bfloat16 and _is_interpreting():
+        raise BackendError(
+            "backend 'triton' cannot run on bfloat16 tensors under TRITON_INTERPRET=1: Triton's "
+            "interpreter multiplies bfloat16 matrices wrongly; use float16 or float32, or backend "
+            "'torch'"
+        )
 
 
 @functools.cache

@@ -88,6 +88,22 @@ def test_lag_equal_to_the_window_leaves_no_residual() -> None:
             'causal - sparsek(k=4, gate="hard")',
             ["causal: q - k >= 0, not in sparsek(k=4)"],
         ),
+        (
+            '(sparsek(8, gate="hard") - sparsek(2, lag=10, gate="hard"))'
+            ' | sparsek(20, lag=3, gate="hard")',
+            [
+                "sparsek(k=8), and in sparsek(k=20, lag=3) and sparsek(k=2, lag=10)",
+                "sparsek(k=8), not in sparsek(k=2, lag=10)",
+                "sparsek(k=20, lag=3), not in sparsek(k=8)",
+            ],
+        ),
+        (
+            '(sparsek(8, gate="hard") | sparsek(6, lag=10, gate="hard"))'
+            ' & sparsek(9, lag=4, gate="hard") - window(5)',
+            ["sparsek(k=9, lag=4) where q - k >= 5, and in sparsek(k=8) or sparsek(k=6, lag=10)"],
+        ),
+        # A soft gate is shown beside the label.
+        ("sparsek(k=8) & sparsek(k=6, lag=10)", ["sparsek(k=6, lag=10)"]),
         ("window(4) - full", []),
     ],
 )

@@ -21,13 +21,14 @@ from selection_reference import (
     key_lists,
     near_step,
     select_all,
+    split_state,
 )
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attncomp.codegen.emit import render
 from attncomp.codegen.plan import KernelPlan, SelectionPlan
-from attncomp.codegen.state import split_state, state_layout
+from attncomp.codegen.state import state_layout
 from attncomp.ir.ops import GateMode
 from attncomp.ir.schedule import BackendName, Problem, Schedule, Tile
 from attncomp.runtime.loader import load_module

@@ -10,13 +10,14 @@ import torch
 from dense import Inputs, Result, Shape, random_inputs, run_with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selection_reference import split_state
 from strategies import SCORE_KINDS, patterns, problems, score_tensor, sparse_ks
 from torch import Tensor
 from torch.utils import deterministic
 from triton_support import assert_near, interpreter, load_plan, make_plan, run_plan, wide
 
 from attncomp.codegen.plan import KernelPlan
-from attncomp.codegen.state import split_state, state_layout
+from attncomp.codegen.state import state_layout
 from attncomp.frontend.ast import Call, Expr
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build

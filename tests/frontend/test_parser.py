@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import attncomp
 from attncomp import errors
 from attncomp.frontend import parser
 from attncomp.frontend.ast import (
@@ -276,3 +277,16 @@ class TestOtherTypes:
 def test_trees_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         window(3).name = "full"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["causal", "window(size=3)", "first(count=2)"])
+def test_conditions_of_the_catalog_are_what_patterns_mean(text: str) -> None:
+    call = parse(text)
+    assert isinstance(call, Call)
+    condition = PRIMITIVES[call.name].doc.rsplit(": ", 1)[1].removesuffix(".")
+    n = 6
+    expected = [
+        [eval(condition, {"q": q, "k": k, **dict(call.arguments)}) for k in range(n)]
+        for q in range(n)
+    ]
+    assert attncomp.compile(text).mask(n)[0, 0].bool().tolist() == expected

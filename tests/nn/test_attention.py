@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -90,6 +91,39 @@ def test_bfloat16_under_autocast(generator: Generator) -> None:
     torch.testing.assert_close(out.float(), module(x), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kv_heads": 2, "score_network": ScoreNetwork(64, 2, hidden=8, slope=0.01)},
+    ],
+    ids=["linear", "hidden"],
+)
+def test_low_precision_module(
+    generator: Generator, dtype: torch.dtype, options: dict[str, object]
+) -> None:
+    """Weights, states and gradients in 16 bits, the scores in float32: nothing is lost twice."""
+    # A copy: the score network is one object for all dtypes, and keeps its gradients.
+    module = PatternAttention(64, 4, PATTERN, **copy.deepcopy(options)).to(dtype)  # type: ignore[arg-type]
+    exact = copy.deepcopy(module).double()
+    x = inputs(generator).to(dtype).requires_grad_()
+    twin = x.detach().double().requires_grad_()
+    out, expected = module(x), exact(twin)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+    dout = torch.randn(out.shape, generator=generator).to(dtype)
+    out.backward(dout)
+    expected.backward(dout.double())
+    assert x.grad is not None and x.grad.dtype == dtype
+    assert twin.grad is not None
+    assert (x.grad.double() - twin.grad).norm() < 0.1 * twin.grad.norm()
+    for (name, parameter), truth in zip(module.named_parameters(), exact.parameters(), strict=True):
+        assert parameter.grad is not None and parameter.grad.dtype == dtype, name
+        error = (parameter.grad.double() - truth.grad).norm()
+        assert error < 0.1 * truth.grad.norm(), name
+
+
 def test_rotation_depends_on_distance_alone(generator: Generator) -> None:
     query, key = torch.randn(2, 1, 1, 1, 16, dtype=torch.float64, generator=generator)
     turned_query, turned_key = (rotate(row.expand(1, 1, 30, 16), 12)[0, 0] for row in (query, key))
@@ -136,3 +170,27 @@ def test_bad_sizes(options: dict[str, object], message: str) -> None:
 def test_bad_pattern() -> None:
     with pytest.raises(PatternError, match="unknown pattern 'windw'"):
         PatternAttention(64, 4, "windw(8)")
+
+
+@pytest.mark.parametrize("method", ["forward", "mask"])
+@pytest.mark.parametrize("pattern", [PATTERN, "window(3)"])
+@pytest.mark.parametrize("shape", [(5, 64), (64,), (2, 5, 32), (1, 2, 5, 64)])
+def test_bad_input(method: str, pattern: str, shape: tuple[int, ...]) -> None:
+    module = PatternAttention(64, 4, pattern)
+    message = f"x: expected [B, N, 64], found {list(shape)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(module, method)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "message"),
+    [
+        ((1, 1, 4, 16), 3, "dims: expected an even number from 0 to 16, found 3"),
+        ((1, 1, 4, 16), 18, "dims: expected an even number from 0 to 16, found 18"),
+        ((1, 1, 4, 16), -2, "dims: expected an even number from 0 to 16, found -2"),
+        ((4, 16), 0, "tensor: expected [B, H, N, D], found [4, 16]"),
+    ],
+)
+def test_bad_rotation(shape: tuple[int, ...], dims: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        rotate(torch.zeros(shape), dims)

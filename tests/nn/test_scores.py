@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -97,6 +98,27 @@ def test_low_precision_states_give_float32(generator: Generator) -> None:
     assert ScoreNetwork(DIM, GROUPS)(states(generator, dtype=torch.bfloat16)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "options", [{}, {"hidden": 5}, {"normalise": False}, {"key_norm": True}], ids=str
+)
+def test_low_precision_weights_give_float32(
+    generator: Generator, dtype: torch.dtype, options: dict[str, object]
+) -> None:
+    """Only the weights are rounded: the scores are those of a float32 network with such weights."""
+    low = ScoreNetwork(DIM, GROUPS, **options).to(dtype)  # type: ignore[arg-type]
+    x = states(generator, dtype=torch.float32)
+    key = torch.randn(2, 6, 20, 8, generator=generator).to(dtype) if low.key_norm else None
+    exact = copy.deepcopy(low).float()
+    found, expected = low(x, key), exact(x, None if key is None else key.float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    found.square().sum().backward()
+    for name, parameter in low.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == dtype, name
+        assert parameter.grad.any(), name
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -120,6 +142,7 @@ def test_bad_sizes(options: dict[str, float], message: str) -> None:
     ("key_norm", "x_shape", "key_shape", "message"),
     [
         (False, (2, 5, 3), None, "x: expected [B, N, 12], found [2, 5, 3]"),
+        (False, (5, DIM), None, "x: expected [B, N, 12], found [5, 12]"),
         (False, (2, 5, DIM), (2, 3, 5, 8), "key: expected none, for key_norm=False"),
         (True, (2, 5, DIM), None, "key: expected the keys, for key_norm=True"),
         (

@@ -18,8 +18,6 @@ import attncomp
 from attncomp import CompiledPattern
 from attncomp.codegen import emit
 from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
-from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
 from attncomp.runtime import program
 
@@ -193,41 +191,30 @@ def test_copies(spec: str) -> None:
             assert (str(other), other.backend) == (str(pattern), pattern.backend)
 
 
-def test_mask(generator: torch.Generator) -> None:
-    u = torch.randn(2, 3, 9, generator=generator, dtype=torch.float64)
-    pattern = attncomp.compile(SPEC)
-    gate = pattern.mask(5, 9, scores=u)
-    assert gate.shape == (2, 3, 5, 9)
-    assert torch.equal(gate, gate_matrix(build(parse(SPEC)), 5, 9, {"scores": u}, 3))
-    assert attncomp.compile("window(2)").mask(3).tolist() == [[[[1, 0, 0], [1, 1, 0], [0, 1, 1]]]]
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_meta_tensors_have_shapes_and_gradients(spec: str, backend: str) -> None:
+    q, k, v, u = (
+        torch.empty(size, device="meta", requires_grad=True)
+        for size in ((2, 4, 9, 16), (2, 2, 9, 16), (2, 2, 9, 24), (2, 2, 9))
+    )
+    out, lse = attend(attncomp.compile(spec, backend=backend))(q, k, v, u)
+    assert (out.device.type, out.shape, lse.shape) == ("meta", (2, 4, 9, 24), (2, 4, 9))
+    if out.requires_grad:  # a pattern that attends nothing has none by its definition
+        out.sum().backward()
+        assert q.grad is not None
+        assert (q.grad.device.type, q.grad.shape) == ("meta", q.shape)
 
 
-def test_mask_errors() -> None:
-    pattern = attncomp.compile(SPEC)
-    cases: list[tuple[tuple[object, ...], dict[str, object], str]] = [
-        ((0,), {}, "n_queries: expected a length of 1 or more, found 0"),
-        ((3, True), {}, "n_keys: expected a length of 1 or more, found True"),
-        (
-            (3,),
-            {},
-            f"scores: expected tensor [B, G, 3], found none (pattern '{SPEC}')",
-        ),
-        (
-            (3,),
-            {"score": torch.zeros(1, 1, 3)},
-            "score: expected a tensor named 'scores', found 'score' (did you mean 'scores'?) "
-            f"(pattern '{SPEC}')",
-        ),
-        (
-            (3,),
-            {"scores": torch.zeros(1, 3)},
-            "scores: expected shape [B, G, 3] with G dividing 1 heads, found [1, 3]",
-        ),
-    ]
-    for sizes, tensors, message in cases:
-        with pytest.raises(attncomp.errors.CallError) as caught:
-            pattern.mask(*sizes, **tensors)
-        assert str(caught.value) == message
+def test_function_transforms_of_the_reference(generator: torch.Generator) -> None:
+    inputs = random_inputs(SHAPES["grouped"], generator)
+    pattern = attncomp.compile(SPEC, backend="reference")
+
+    def loss(q: Tensor) -> Tensor:
+        return (pattern(q, inputs.k, inputs.v, scores=inputs.scores) * inputs.dout).sum()
+
+    expected = run(attend(pattern), inputs, with_lse=False)
+    assert_close(torch.func.grad(loss)(inputs.q), expected.dq, name="dq", atol=1e-12)
 
 
 def test_the_plan_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +303,10 @@ def test_the_reference_does_not_claim_the_cost_of_kernels() -> None:
         ('sparsek(k=8, lag=300, gate="hard")', ["keeps 8 slots of the selection + 300 latest"]),
         ("sparsek(3) | sparsek(5, lag=9)", ["at most 3 + 5 = 8 a query", "gate max(m0, m1)"]),
         ("sparsek(k=9) & window(4)", ["at most 4 a query"]),
+        (
+            'sparsek(8, gate="hard") & sparsek(6, lag=10, gate="hard")',
+            ["sweep 0      sparsek(k=6, lag=10), and in sparsek(k=8); at most 6 keys a query\n"],
+        ),
     ],
 )
 def test_explained_lines(spec: str, lines: list[str]) -> None:

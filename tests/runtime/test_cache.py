@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
+from cache_support import SOURCE, leftovers, must_not_render
 
 from attncomp.runtime import cache as cache_module
 from attncomp.runtime.cache import (
@@ -26,23 +26,6 @@ from attncomp.runtime.cache import (
 )
 
 ROOT = Path(__file__).parents[2]
-SOURCE = "value = 1\n"
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses: the private directory is shared by the process."""
-    return cache_key(uuid.uuid4().hex, "cpu")
-
-
-def must_not_render() -> str:
-    raise AssertionError("rendered again")
-
-
-def leftovers(directory: Path) -> list[str]:
-    """Names of all files but generated sources and locks."""
-    names = (path.name for path in directory.rglob("*") if path.is_file())
-    return [name for name in names if name != ".lock" and not name.endswith(".py")]
 
 
 def run_python(program: str, *arguments: str) -> subprocess.Popen[str]:

@@ -15,28 +15,11 @@ from typing import Any, NoReturn
 
 import filelock
 import pytest
+from cache_support import SOURCE, leftovers, must_not_render
 
 from attncomp.errors import CacheError
 from attncomp.runtime import cache as cache_module
 from attncomp.runtime.cache import SourceCache, cache_key, private_directory
-
-SOURCE = "value = 1\n"
-
-
-@pytest.fixture
-def key() -> str:
-    """A key that no other test uses: the private directory is shared by the process."""
-    return cache_key(uuid.uuid4().hex, "cpu")
-
-
-def must_not_render() -> str:
-    raise AssertionError("rendered again")
-
-
-def leftovers(directory: Path) -> list[str]:
-    """Names of all files but generated sources and locks."""
-    names = (path.name for path in directory.rglob("*") if path.is_file())
-    return [name for name in names if name != ".lock" and not name.endswith(".py")]
 
 
 def raising(code: int) -> Callable[..., NoReturn]:

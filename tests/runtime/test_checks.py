@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import attncomp
 from attncomp import errors
+from attncomp.runtime.program import backend_for
 
 SPEC = "sparsek(k=4) | window(4)"
 WHERE = f" (pattern '{SPEC}')"
@@ -36,6 +39,17 @@ def zeros(*size: int, **options: Any) -> Tensor:
 
 def test_the_good_call_is_good() -> None:
     assert call().shape == (2, 4, 6, 24)
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.5), np.int64(3), Fraction(1, 4), 2])
+def test_a_scale_is_any_real_number(scale: Any, generator: torch.Generator) -> None:
+    given = {
+        "q": torch.randn(2, 4, 6, 16, generator=generator),
+        "k": torch.randn(2, 2, 8, 16, generator=generator),
+        "v": torch.randn(2, 2, 8, 24, generator=generator),
+    }
+    assert torch.equal(call(**given, scale=scale), call(**given, scale=float(scale)))
+    assert not torch.allclose(call(**given, scale=scale), call(**given, scale=0.1))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +184,12 @@ def test_the_good_call_is_good() -> None:
         ),
         ({"scale": torch.inf}, "Option", "scale: expected a finite number, found inf"),
         ({"scale": torch.nan}, "Option", "scale: expected a finite number, found nan"),
+        (
+            {"scale": 10**400},
+            "Option",
+            "scale: expected a finite number, found a number too large for a float",
+        ),
+        ({"scale": np.float32("nan")}, "Option", "scale: expected a finite number, found nan"),
         ({"scale": "1"}, "Option", "scale: expected a finite number, found str"),
         ({"scale": True}, "Option", "scale: expected a finite number, found bool"),
         ({"scale": torch.ones(())}, "Option", "scale: expected a finite number, found Tensor"),
@@ -243,6 +263,35 @@ def test_float64_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         "q: expected dtype float16, bfloat16 or float32 on backend 'triton', found float64" + WHERE
     )
+
+
+def test_bfloat16_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    message = (
+        "backend 'triton' cannot run on bfloat16 tensors under TRITON_INTERPRET=1: Triton's "
+        "interpreter multiplies bfloat16 matrices wrongly; use float16 or float32, or backend "
+        "'torch'"
+    )
+    narrow = [zeros(2, 2, 8, 16, dtype=torch.bfloat16) for _ in range(3)]
+    with pytest.raises(errors.BackendError) as caught:
+        call(backend="triton", **dict(zip("qkv", narrow, strict=True)))
+    assert str(caught.value) == message
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(errors.BackendError) as caught:
+        call(backend="triton")
+    assert str(caught.value) == message
+    assert call(**dict(zip("qkv", narrow, strict=True))).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_the_interpreter_refuses_bfloat16(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend_for("triton", device, torch.float16) == "triton"
+    with pytest.raises(errors.BackendError):
+        backend_for("triton", device, torch.bfloat16)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert backend_for("triton", "cuda", torch.bfloat16) == "triton"
 
 
 def test_triton_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

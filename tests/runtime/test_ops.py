@@ -111,6 +111,17 @@ def test_gradcheck(generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(attend, inputs, fast_mode=True)
 
 
+def test_forward_mode_is_refused(generator: torch.Generator) -> None:
+    q, k, v, scores = (tensor.detach() for tensor in leaves(generator))
+    attention = attncomp.compile(SPEC)
+    with pytest.raises(attncomp.errors.BackendError) as caught:
+        torch.func.jvp(lambda q: attention(q, k, v, scores=scores), (q,), (q,))
+    assert str(caught.value) == (
+        "forward-mode derivatives of attention are not available on this backend: "
+        "use backend 'reference'"
+    )
+
+
 def test_second_derivatives_are_refused(generator: torch.Generator) -> None:
     inputs = leaves(generator)
     out, _ = attend(*inputs)

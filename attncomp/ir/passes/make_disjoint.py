@@ -84,9 +84,7 @@ def share_walks(grid: Grid, selections: Selections) -> Grid:
     rows = []
     for distance, row in zip(grid.distances, grid.tables, strict=True):
         upper = distance.upper  # a row is out of reach only as a whole: it may straddle a lag
-        beyond = [
-            i for i, op in enumerate(selections.ops) if upper is not None and upper <= op.lag
-        ]
+        beyond = [i for i, op in enumerate(selections.ops) if upper is not None and upper <= op.lag]
         widest: dict[Table, Table] = {}
         for table in sorted(known):
             reduced = table
