@@ -222,6 +222,14 @@ def test_strided_inputs(name: str, generator: torch.Generator) -> None:
     )
 
 
+@pytest.mark.parametrize("gate", ["key_value", "value", "logit", "straight_through"])
+def test_rows_past_the_end_add_nothing(gate: GateMode, generator: torch.Generator) -> None:
+    """With a lag the clocks of a tile's unused rows still run; low scores have no gate there."""
+    shape = dataclasses.replace(SQUARE, n_queries=17, n_keys=17)
+    low = -2 - torch.rand(shape.batch, shape.groups, 17, generator=generator)
+    check(f"sparsek(k=3, lag=9, gate={gate!r})", shape, generator, scores=low.double())
+
+
 # A maximum over numbers that are all NaN: numpy warns, a GPU does not.
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")
 @pytest.mark.parametrize("gate", ["key_value", "value", "logit"])
