@@ -52,7 +52,7 @@ CASES = [
     ("sparsek(k=64) | window(48)", BF16, GQA, 4, 80, 128, LENGTHS),
     ('sparsek(k=48, gate="value") | first(4)', BF16, GQA, 1, 64, 64, LENGTHS),
     ('sparsek(k=48, gate="value") | first(4)', FP16, MQA, 1, 128, 128, LENGTHS),
-    ('sparsek(k=64, gate="logit") | window(48)', FP16, GQA, 2, 128, 128, LENGTHS),
+    ('sparsek(k=64, lag=9, gate="logit") | window(48)', FP16, GQA, 2, 128, 128, LENGTHS),
     ('sparsek(k=64, gate="straight_through") | window(48)', BF16, MHA, 1, 80, 80, LENGTHS),
     ('sparsek(k=64, lag=7, gate="hard") | window(48)', BF16, MQA, 2, 64, 64, LENGTHS),
     ("causal", BF16, GQA, 1, 128, 128, (*LENGTHS, 8192)),
