@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils import deterministic
 
 # No deadline: the first example of a test may compile or render. `make test` runs the profile ci.
 settings.register_profile("dev", deadline=None, max_examples=25)
@@ -56,3 +57,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNCOMP_CACHE_DIR", str(directory))
         yield directory
+
+
+@pytest.fixture
+def poison() -> Iterator[None]:
+    """Memory that nobody has written holds NaN, or the largest integer."""
+    filled = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = True
+    yield
+    deterministic.fill_uninitialized_memory = filled
+    torch.use_deterministic_algorithms(False)

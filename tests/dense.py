@@ -9,8 +9,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from attncomp.frontend.ast import Expr
+from attncomp.frontend.parser import parse
+from attncomp.ir.build import build
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Op
+from attncomp.ir.reference import reference_attention
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(q, k, v, scores) -> (out, lse)"""
@@ -123,6 +127,25 @@ def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True)
     )
     dq, dk, dv, dscores = gradients
     return Result(out=out.detach(), lse=lse.detach(), dq=dq, dk=dk, dv=dv, dscores=dscores)
+
+
+def graph_of(pattern: str | Expr | Graph) -> Graph:
+    """The graph of a pattern in any form."""
+    if isinstance(pattern, Graph):
+        return pattern
+    return build(parse(pattern) if isinstance(pattern, str) else pattern)
+
+
+def dense_result(
+    pattern: str | Expr | Graph, inputs: Inputs, *, scale: float, with_lse: bool = True
+) -> Result:
+    """Dense attention and its gradients; every soft member ranks by `inputs.scores`."""
+    graph = graph_of(pattern)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return reference_attention(graph, q, k, v, {"scores": scores}, scale)
+
+    return run_with_gradients(attend, inputs, with_lse=with_lse)
 
 
 def assert_same_results(

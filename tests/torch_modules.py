@@ -8,15 +8,13 @@ import math
 from types import ModuleType
 
 import torch
-from dense import Inputs, Result, Shape
+from dense import Inputs, Result, Shape, graph_of
 from torch import Tensor
 
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import plan_of
 from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.ast import Expr
-from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
@@ -80,12 +78,6 @@ def make_plan(
             for sweep in plan.sweeps
         ),
     )
-
-
-def graph_of(pattern: str | Expr | Graph) -> Graph:
-    if isinstance(pattern, Graph):
-        return pattern
-    return build(parse(pattern) if isinstance(pattern, str) else pattern)
 
 
 def run_module(

@@ -9,7 +9,7 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -217,10 +217,10 @@ def checked_scale(scale: object, head_dim: int, pattern: str) -> float:
     return found
 
 
-def checked_length(name: str, size: object) -> int:
+def checked_length(name: str, size: Any) -> int:
     """A number of positions as an int; OptionError unless it is an integer of 1 or more."""
     try:
-        length = 0 if isinstance(size, bool) else operator.index(size)  # type: ignore[arg-type]
+        length = 0 if isinstance(size, bool) else operator.index(size)
     except TypeError:
         length = 0
     if length < 1:

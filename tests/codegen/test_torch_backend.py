@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from dense import Inputs, Result, Shape, assert_same_results, random_inputs, run_with_gradients
+from dense import Inputs, Result, Shape, assert_same_results, dense_result, random_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import patterns, problems
 from torch import Tensor
-from torch_modules import PATTERNS, graph_of, make_plan, module_of, run_module
+from torch_modules import PATTERNS, make_plan, module_of, run_module
 
 from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
@@ -26,18 +26,6 @@ from attncomp.ir.schedule import DtypeName
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors.json").read_text())["cases"]
 EXACT = {"atol": 1e-11, "rtol": 1e-9}
-
-
-def dense(
-    pattern: str | Expr | Graph, inputs: Inputs, *, scale: float, with_lse: bool = True
-) -> Result:
-    """The same from dense attention; every soft member ranks by `inputs.scores`."""
-    graph = graph_of(pattern)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return reference_attention(graph, q, k, v, {"scores": scores}, scale)
-
-    return run_with_gradients(attend, inputs, with_lse=with_lse)
 
 
 def check(
@@ -53,7 +41,7 @@ def check(
     actual, _ = run_module(
         make_plan(pattern, shape, **options), inputs, scale=0.4, with_lse=with_lse
     )
-    expected = dense(pattern, inputs, scale=0.4, with_lse=with_lse)
+    expected = dense_result(pattern, inputs, scale=0.4, with_lse=with_lse)
     assert_same_results(actual, expected, **EXACT)
 
 
@@ -291,7 +279,7 @@ def test_low_precision_is_computed_in_fp32(
     exact = dataclasses.replace(
         inputs, **{f.name: getattr(inputs, f.name).double() for f in dataclasses.fields(inputs)}
     )
-    expected = dense(pattern, exact, scale=0.25)
+    expected = dense_result(pattern, exact, scale=0.25)
     assert {actual.out.dtype, actual.dq.dtype, actual.dk.dtype, actual.dv.dtype} == {torch_dtype}
     assert actual.lse.dtype == actual.dscores.dtype == torch.float32
     for name in ("out", "lse", "dq", "dk", "dv", "dscores"):
@@ -307,7 +295,7 @@ def test_float32_scores_with_float64_inputs_and_the_other_way(generator: torch.G
     pattern = "sparsek(k=5) | window(3)"
     plan = make_plan(pattern, shape)
     exact = dataclasses.replace(inputs, scores=single.double())
-    expected = dense(pattern, exact, scale=0.4)
+    expected = dense_result(pattern, exact, scale=0.4)
     actual, _ = run_module(plan, dataclasses.replace(inputs, scores=single), scale=0.4)
     assert_same_results(actual, expected, atol=1e-5, rtol=1e-4)
 

@@ -7,22 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from dense import Inputs, Result, Shape, random_inputs, run_with_gradients
+from dense import Shape, dense_result, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection_reference import split_state
 from strategies import SCORE_KINDS, patterns, problems, score_tensor, sparse_ks
 from torch import Tensor
-from torch.utils import deterministic
 from triton_support import assert_near, interpreter, load_plan, make_plan, run_plan, wide
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_layout
 from attncomp.frontend.ast import Call, Expr
-from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
 from attncomp.ir.ops import GateMode
-from attncomp.ir.reference import reference_attention
 
 TOLERANCE = 1e-5
 SCALE = 0.3
@@ -40,27 +36,6 @@ def interpreted() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def poison() -> Iterator[None]:
-    """Memory that nobody has written holds NaN, or the largest integer."""
-    filled = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    deterministic.fill_uninitialized_memory = True
-    yield
-    deterministic.fill_uninitialized_memory = filled
-    torch.use_deterministic_algorithms(False)
-
-
-def expect(pattern: str | Expr, inputs: Inputs, *, with_lse: bool = True) -> Result:
-    """Dense attention and its gradients, in float64 from the very same numbers."""
-    graph = build(parse(pattern) if isinstance(pattern, str) else pattern)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return reference_attention(graph, q, k, v, {"scores": scores}, SCALE)
-
-    return run_with_gradients(attend, wide(inputs), with_lse=with_lse)
-
-
 def check(
     pattern: str | Expr,
     shape: Shape,
@@ -71,7 +46,9 @@ def check(
 ) -> None:
     inputs = random_inputs(shape, generator, scores=scores, dtype=torch.float32)
     actual = run_plan(make_plan(pattern, shape), inputs, SCALE, with_lse=with_lse)
-    assert_near(actual, expect(pattern, inputs, with_lse=with_lse), TOLERANCE)
+    assert_near(
+        actual, dense_result(pattern, wide(inputs), scale=SCALE, with_lse=with_lse), TOLERANCE
+    )
 
 
 @settings(max_examples=12)
@@ -218,7 +195,9 @@ def test_strided_inputs(name: str, generator: torch.Generator) -> None:
         scores=inputs.scores.mT.contiguous().mT,
     )
     assert_near(
-        run_plan(make_plan(pattern, shape), inputs, SCALE), expect(pattern, inputs), TOLERANCE
+        run_plan(make_plan(pattern, shape), inputs, SCALE),
+        dense_result(pattern, wide(inputs), scale=SCALE),
+        TOLERANCE,
     )
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from dense import Inputs, Result, Shape, random_inputs, run_with_gradients
 from torch import Tensor
 from torch.nn import functional
-from torch.utils import deterministic
 from triton_support import assert_near, relative_error, wide
 
 import attncomp
@@ -239,17 +237,6 @@ def test_strided_inputs(name: str, pattern: str, generator: torch.Generator) -> 
         results.append((out, *torch.autograd.grad(out, leaves, lay(inputs.dout))))
     for wanted, found in zip(*results, strict=True):
         assert relative_error(found, wanted) < 2.0**-9
-
-
-@pytest.fixture
-def poison() -> Iterator[None]:
-    """Memory that nobody has written holds NaN, or the largest integer."""
-    filled = deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    deterministic.fill_uninitialized_memory = True
-    yield
-    deterministic.fill_uninitialized_memory = filled
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("pattern", [LAGGED, "sparsek(k=64, lag=200)", "window(100)"])

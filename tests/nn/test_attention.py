@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ def dense(module: PatternAttention, x: Tensor) -> Tensor:
     ],
     ids=str,
 )
-def test_agrees_with_dense_attention(generator: Generator, options: dict[str, object]) -> None:
-    module = PatternAttention(64, 4, PATTERN, **options).double()  # type: ignore[arg-type]
+def test_agrees_with_dense_attention(generator: Generator, options: dict[str, Any]) -> None:
+    module = PatternAttention(64, 4, PATTERN, **options).double()
     x = inputs(generator).requires_grad_()
     out, expected = module(x), dense(module, x)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-9)
@@ -101,11 +102,11 @@ def test_bfloat16_under_autocast(generator: Generator) -> None:
     ids=["linear", "hidden"],
 )
 def test_low_precision_module(
-    generator: Generator, dtype: torch.dtype, options: dict[str, object]
+    generator: Generator, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     """Weights, states and gradients in 16 bits, the scores in float32: nothing is lost twice."""
     # A copy: the score network is one object for all dtypes, and keeps its gradients.
-    module = PatternAttention(64, 4, PATTERN, **copy.deepcopy(options)).to(dtype)  # type: ignore[arg-type]
+    module = PatternAttention(64, 4, PATTERN, **copy.deepcopy(options)).to(dtype)
     exact = copy.deepcopy(module).double()
     x = inputs(generator).to(dtype).requires_grad_()
     twin = x.detach().double().requires_grad_()
@@ -161,10 +162,10 @@ def test_rotation_of_a_plane() -> None:
         ),
     ],
 )
-def test_bad_sizes(options: dict[str, object], message: str) -> None:
-    arguments = {"dim": 64, "heads": 4, "pattern": PATTERN, **options}
+def test_bad_sizes(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"dim": 64, "heads": 4, "pattern": PATTERN, **options}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        PatternAttention(**arguments)  # type: ignore[arg-type]
+        PatternAttention(**arguments)
 
 
 def test_bad_pattern() -> None:

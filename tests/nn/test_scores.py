@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ def states(generator: Generator, n: int = 20, dtype: torch.dtype = torch.float64
     return torch.randn(2, n, DIM, dtype=dtype, generator=generator)
 
 
-def network(**options: object) -> ScoreNetwork:
-    return ScoreNetwork(DIM, GROUPS, **options).double()  # type: ignore[arg-type]
+def network(**options: Any) -> ScoreNetwork:
+    return ScoreNetwork(DIM, GROUPS, **options).double()
 
 
 def test_normalised_by_the_prefix(generator: Generator) -> None:
@@ -52,7 +53,7 @@ def test_normalisation_gradient(generator: Generator) -> None:
     [{}, {"hidden": 5}, {"slope": 0.01}, {"normalise": False}, {"key_norm": True}],
     ids=str,
 )
-def test_never_looks_ahead(generator: Generator, options: dict[str, object]) -> None:
+def test_never_looks_ahead(generator: Generator, options: dict[str, Any]) -> None:
     scores = network(**options)
     x, later = states(generator), states(generator)
     key, later_key = (torch.randn(2, 6, 20, 8, dtype=torch.float64) for _ in range(2))
@@ -103,10 +104,10 @@ def test_low_precision_states_give_float32(generator: Generator) -> None:
     "options", [{}, {"hidden": 5}, {"normalise": False}, {"key_norm": True}], ids=str
 )
 def test_low_precision_weights_give_float32(
-    generator: Generator, dtype: torch.dtype, options: dict[str, object]
+    generator: Generator, dtype: torch.dtype, options: dict[str, Any]
 ) -> None:
     """Only the weights are rounded: the scores are those of a float32 network with such weights."""
-    low = ScoreNetwork(DIM, GROUPS, **options).to(dtype)  # type: ignore[arg-type]
+    low = ScoreNetwork(DIM, GROUPS, **options).to(dtype)
     x = states(generator, dtype=torch.float32)
     key = torch.randn(2, 6, 20, 8, generator=generator).to(dtype) if low.key_norm else None
     exact = copy.deepcopy(low).float()
@@ -133,9 +134,9 @@ def test_low_precision_weights_give_float32(
         ({"dim": 4, "groups": 1, "slope": float("nan")}, "expected a finite slope, found nan"),
     ],
 )
-def test_bad_sizes(options: dict[str, float], message: str) -> None:
+def test_bad_sizes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ScoreNetwork(**options)  # type: ignore[arg-type]
+        ScoreNetwork(**options)
 
 
 @pytest.mark.parametrize(
