@@ -96,7 +96,10 @@ def _owners(
         for selection, inner in owner_texts(member, dialect, name).items():
             condition = " & ".join([*wins, inner] if inner else wins)
             owners.setdefault(selection, []).append(f"({condition})")
-    return {selection: " | ".join(conditions) for selection, conditions in owners.items()}
+    return {
+        selection: conditions[0] if len(conditions) == 1 else f"({' | '.join(conditions)})"
+        for selection, conditions in owners.items()
+    }
 
 
 def selections_of(gate: Gate | None) -> list[int]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from attncomp.codegen.expressions import (
@@ -74,11 +74,19 @@ def test_gate_text(gate: Gate, m: dict[str, torch.Tensor], dialect: Dialect) -> 
     assert set(selections_of(gate)) == {i for i in range(SELECTIONS) if f"m{i}" in str(gate)}
 
 
+# Selection 0 owns pairs in two places of a member that must itself win.
+TWICE = Largest((Selected(2), Largest((Smallest((Selected(0), Selected(1))), Selected(0)))))
+
+
+RISING = {f"m{i}": torch.tensor([gate]) for i, gate in ((1, 0.0), (0, 0.5), (2, 1.0))}
+
+
+@example(gate=TWICE, m=RISING, dialect=TORCH)
 @given(gate=gates(), m=members(), dialect=st.sampled_from((TORCH, TRITON)))
 def test_each_pair_has_one_owner_whose_gate_it_has(
     gate: Gate, m: dict[str, torch.Tensor], dialect: Dialect
 ) -> None:
-    everywhere = torch.ones(50, dtype=torch.bool)
+    everywhere = torch.ones_like(m["m0"], dtype=torch.bool)
     owned = {
         selection: eval(text, {**NAMES, **m}) if text else everywhere
         for selection, text in owner_texts(gate, dialect).items()
