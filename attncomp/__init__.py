@@ -10,9 +10,17 @@ A pattern is compiled once and called like any attention:
 
 from __future__ import annotations
 
-from attncomp import errors
-from attncomp.api import CompiledPattern, compile
+from attncomp import errors, patterns
+from attncomp.api import CompiledPattern, Library, compile, load
 
 __version__ = "0.1.0"
 
-__all__ = ["CompiledPattern", "__version__", "compile", "errors"]
+__all__ = [
+    "CompiledPattern",
+    "Library",
+    "__version__",
+    "compile",
+    "errors",
+    "load",
+    "patterns",
+]

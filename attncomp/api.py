@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Literal, overload
 
@@ -15,6 +16,7 @@ from attncomp.codegen.emit import render
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, suggest
+from attncomp.frontend import library as definitions
 from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
@@ -42,9 +44,17 @@ from attncomp.runtime.program import (
 )
 
 
-def compile(spec: str | Expr, *, backend: str | None = None, **options: object) -> CompiledPattern:
+def compile(
+    spec: str | Expr,
+    *,
+    library: Library | None = None,
+    backend: str | None = None,
+    **options: object,
+) -> CompiledPattern:
     """The attention of a pattern, given as text (`"sparsek(k=512) | window(256)"`) or as its tree.
 
+    library: definitions of your own, from `attncomp.load`; the shipped ones (`"longformer(w=256)"`)
+    need none.
     backend: "triton", "torch", "reference" (dense, by the definition), or None: what the variable
     ATTNCOMP_BACKEND says, else Triton for tensors on a GPU and blocked torch for all others.
     Kernels are generated at the first call and kept on disk; equal texts give one object. The
@@ -54,8 +64,12 @@ def compile(spec: str | Expr, *, backend: str | None = None, **options: object) 
     unknown option or backend, and TypeError for what is neither text nor tree.
     """
     if options:
-        found = _unknown(next(iter(options)), ("backend",))
-        raise OptionError(subject="compile", expected="option 'backend'", found=found)
+        found = _unknown(next(iter(options)), ("backend", "library"))
+        raise OptionError(subject="compile", expected="option 'backend' or 'library'", found=found)
+    if library is not None and not isinstance(library, Library):
+        raise OptionError(
+            subject="library", expected="what attncomp.load returns", found=repr(library)
+        )
     if backend is not None and backend not in knobs.BACKENDS:
         *others, last = knobs.BACKENDS
         raise OptionError(
@@ -67,7 +81,25 @@ def compile(spec: str | Expr, *, backend: str | None = None, **options: object) 
         return CompiledPattern(spec, backend)
     if not isinstance(spec, str):
         raise TypeError(f"expected the pattern as text or tree, found {type(spec).__name__}")
-    return _compile_text(spec, backend)
+    return _compile_text(spec, backend, library)
+
+
+def load(path: str | os.PathLike[str]) -> Library:
+    """The definitions of a spec file (`*.attn`), with its imports resolved.
+
+    Raises PatternError, with its place, for a mistake in the file or in one that it imports,
+    UnreadableFileError (one of them) if it cannot be read, and TypeError for what is no path.
+    """
+    return Library.read(path)
+
+
+class Library(definitions.Library):
+    """The patterns that a spec file defines: `attncomp.load("my.attn").compile("mine(w=7)")`."""
+
+    def compile(self, spec: str | Expr, *, backend: str | None = None) -> CompiledPattern:
+        """As `attncomp.compile(spec, library=self)`: the file's patterns, primitives and shipped
+        patterns under their names."""
+        return compile(spec, library=self, backend=backend)
 
 
 def _unknown(name: object, known: tuple[str, ...]) -> str:
@@ -76,8 +108,10 @@ def _unknown(name: object, known: tuple[str, ...]) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _compile_text(text: str, backend: str | None) -> CompiledPattern:
-    return CompiledPattern(parse(text), backend)
+def _compile_text(
+    text: str, backend: str | None, library: Library | None = None
+) -> CompiledPattern:
+    return CompiledPattern(parse(text, library=library), backend)
 
 
 class CompiledPattern:

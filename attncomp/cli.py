@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import click
 
 from attncomp.api import compile as compile_pattern
+from attncomp.api import load
 from attncomp.errors import AttncompError, OptionError, suggest
 from attncomp.frontend.ast import Expr
-from attncomp.frontend.parser import parse
 from attncomp.inspection.drawing import PICTURES, Drawing, draw, write_picture
 from attncomp.inspection.section import Section
+from attncomp.inspection.specs import check_examples, is_file, pattern_of
 from attncomp.inspection.stages import (
     KERNEL_STAGES,
     STAGES,
@@ -41,6 +42,8 @@ _EXAMPLES: Final = """
 Examples:
   attncomp-inspect "sparsek(k=512) | window(256)"
   attncomp-inspect specs/sliding_window.attn --emit ast,ir,plan
+  attncomp-inspect "mine(w=7)" --library my.attn
+  attncomp-inspect my.attn --check
   attncomp-inspect "first(4) | window(64)" --print-after all --time-passes
   attncomp-inspect "sparsek(k=512) | window(256)" --target sm_90
   attncomp-inspect "window(64)" --target gfx942 --emit ptx --output kernels/
@@ -108,6 +111,8 @@ class _Request:
     mask: int | None
     seed: int
     output: Path | None
+    library: str | None
+    check: bool
 
     @property
     def picture(self) -> Path | None:
@@ -215,6 +220,12 @@ class _Request:
     "new or not, for all that is emitted (by default everything), one file each. A new one has "
     "no dot in its name.",
 )
+@click.option("--library", metavar="FILE", help="A .attn file whose patterns SPEC may name.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compare the examples of the file SPEC with their pictures; exit code 1 if one differs.",
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -226,16 +237,18 @@ class _Request:
 @click.pass_context
 def main(ctx: click.Context, spec: str, **options: Any) -> None:
     """Show what the compiler makes of SPEC: a pattern such as "sparsek(k=512) | window(256)", or
-    the path of a .attn file that holds one.
+    the path of a .attn file with one definition that needs no arguments.
 
     Highlighted on a terminal, plain text in a pipe. Exit code 2 for a mistake in the pattern or in
-    an option, 1 if a kernel needs more shared memory than its target has.
+    an option, 1 if a kernel needs more shared memory than its target has or an example is wrong.
     """
     request = _Request(**options)
+    if request.check:
+        _check(ctx, spec)
     request.check_output()
     if request.picture is not None and request.mask is None:
         raise click.UsageError(f"--output {request.picture} is a picture of the mask: add --mask N")
-    expr = _parse(spec)
+    expr = pattern_of(spec, request.library)
     sections, fits = _sections(expr, request)
     if request.mask is not None:
         drawing = draw(compile_pattern(expr), request.mask, request.seed)
@@ -250,17 +263,12 @@ def main(ctx: click.Context, spec: str, **options: Any) -> None:
     ctx.exit(0 if fits else 1)
 
 
-def _parse(spec: str) -> Expr:
-    """The pattern, or the one in the file, if SPEC names a .attn file."""
-    if not spec.endswith(".attn"):
-        return parse(spec)
-    try:
-        text = Path(spec).read_text(encoding="utf-8")
-    except OSError as error:
-        raise _Failure(f"cannot read {spec}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _Failure(f"cannot read {spec}: it is not UTF-8 at byte {error.start}") from error
-    return parse(text, source_name=spec)
+def _check(ctx: click.Context, spec: str) -> NoReturn:
+    if not is_file(spec):
+        raise click.UsageError(f"--check needs a .attn file, not {spec!r}")
+    report, holds = check_examples(load(spec))
+    click.echo(report, nl=False)
+    ctx.exit(0 if holds else 1)
 
 
 def _sections(expr: Expr, request: _Request) -> tuple[list[Section], bool]:

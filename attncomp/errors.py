@@ -7,129 +7,18 @@ and carry their parts as attributes, so that tools need not read the message.
 
 from __future__ import annotations
 
-import difflib
-import unicodedata
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-_LINE_WIDTH = 88  # columns of source text shown under an error
-_TAB_WIDTH = 4
-_QUOTE_WIDTH = 40  # characters of source text quoted inside a message
+from attncomp.source import Note as Note
+from attncomp.source import Source as Source
+from attncomp.source import Span as Span
+from attncomp.source import cropped as cropped
+from attncomp.source import printable as printable
+from attncomp.source import quoted as quoted
+from attncomp.source import suggest as suggest
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A named text: a file, or `<spec>` for a string passed to `compile`."""
-
-    name: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Characters `start` to `end` (exclusive) of a source; empty at the end of the text."""
-
-    source: Source
-    start: int
-    end: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end <= len(self.source.text):
-            raise ValueError(
-                f"span {self.start}:{self.end} is outside a text of {len(self.source.text)}"
-            )
-
-    @property
-    def line(self) -> int:
-        """Number of the line in which the span starts, from 1."""
-        return self.source.text.count("\n", 0, self.start) + 1
-
-    @property
-    def column(self) -> int:
-        """Number of the character in its line at which the span starts, from 1."""
-        return self.start - self._line_start + 1
-
-    @property
-    def text(self) -> str:
-        """The characters themselves."""
-        return self.source.text[self.start : self.end]
-
-    @property
-    def _line_start(self) -> int:
-        return self.source.text.rfind("\n", 0, self.start) + 1
-
-    def render(self, note: str | None = None) -> str:
-        """The place, the line and carets below it, followed by `note`: three lines of text.
-
-        Long lines are cropped around the span; a span over several lines shows its first.
-        """
-        text = self.source.text
-        line_end = text.find("\n", self.start)
-        line_end = len(text) if line_end < 0 else line_end
-        # A slice of a few hundred characters suffices, however long the line is.
-        left = max(self._line_start, self.start - 2 * _LINE_WIDTH)
-        right = min(line_end, self.start + 2 * _LINE_WIDTH)
-        before = _drawn(text[left : self.start])
-        inside = _drawn(text[self.start : min(self.end, right)].rstrip("\r"))
-        after = _drawn(text[min(self.end, right) : right].rstrip("\r"))
-        before, inside, after = _fitted(before, inside, after)
-        carets = "^" * max(1, _columns(inside))
-        below = " " * _columns(before) + carets + (f" {note}" if note else "")
-        place = f"{_drawn(self.source.name)}:{self.line}:{self.column}"
-        shown = (before + inside + after).rstrip()
-        return f" --> {place}\n  | {shown}".rstrip() + f"\n  | {below}"
-
-
-def _drawn(text: str) -> str:
-    """`text` safe for a terminal: tabs widened, other unprintable characters replaced."""
-    return "".join(
-        " " * _TAB_WIDTH if c == "\t" else c if c.isprintable() else "\ufffd" for c in text
-    )
-
-
-def _columns(text: str) -> int:
-    """Terminal columns that `text` takes: East Asian wide characters take two, accents none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
-
-
-def _fitted(before: str, inside: str, after: str) -> tuple[str, str, str]:
-    """The three parts of a line, shortened with '...' to `_LINE_WIDTH` characters in all."""
-    if len(before) + len(inside) + len(after) <= _LINE_WIDTH:
-        return before, inside, after
-    half = _LINE_WIDTH // 2
-    # Leave before the span what the span and the text after it do not need.
-    keep_before = max(half, _LINE_WIDTH - len(inside) - len(after))
-    if len(before) > keep_before:
-        before = "..." + before[len(before) - keep_before + 3 :]
-    room = _LINE_WIDTH - len(before)
-    if len(inside) > room:
-        return before, inside[: room - 3], "..."
-    room -= len(inside)
-    if len(after) > room:
-        # A span that fills the line to within three columns is still marked as cropped.
-        after = after[: max(0, room - 3)] + "..."
-    return before, inside, after
-
-
-def cropped(text: str) -> str:
-    """`text` on one line for a message, shortened, with unprintable characters replaced."""
-    return _drawn(text if len(text) <= _QUOTE_WIDTH else text[: _QUOTE_WIDTH - 3] + "...")
-
-
-def quoted(text: str) -> str:
-    """`cropped` text in single quotes."""
-    return f"'{cropped(text)}'"
-
-
-def suggest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, upper and lower case aside; None if none is close."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[close[0]] if close else None
+_MAX_NOTES = 8  # that str() shows in full
 
 
 class AttncompError(Exception):
@@ -151,8 +40,9 @@ def _restored(
 class PatternError(AttncompError, ValueError):
     """A pattern that cannot be understood, with the place of the mistake.
 
-    Attributes: `message` (one line), `span` (None where the pattern was built without text) and
-    `hint` (what to write instead, or None). `str()` draws the line with carets.
+    Attributes: `message` (one line), `span` (None where the pattern was built without text),
+    `hint` (what to write instead, or None) and `notes` (other places, such as the calls that led
+    to a mistake inside of a definition, innermost first). `str()` draws the lines with carets.
     """
 
     template: ClassVar[str]
@@ -161,17 +51,32 @@ class PatternError(AttncompError, ValueError):
     message: str
     span: Span | None
     hint: str | None
+    notes: tuple[Note, ...]
 
-    def __init__(self, span: Span | None, *, hint: str | None = None, **fields: object) -> None:
+    def __init__(
+        self,
+        span: Span | None,
+        *,
+        hint: str | None = None,
+        notes: tuple[Note, ...] = (),
+        **fields: object,
+    ) -> None:
         self.message = self.template.format(**fields)
         self.span = span
         self.hint = hint if hint is not None else self.standing_hint
+        self.notes = notes or getattr(span, "notes", ())
         super().__init__(self.message)
 
     def __str__(self) -> str:
         if self.span is not None:
-            return f"error: {self.message}\n{self.span.render(self.hint)}"
-        return f"error: {self.message}" + (f" ({self.hint})" if self.hint else "")
+            first = f"error: {self.message}\n{self.span.render(self.hint)}"
+        else:
+            first = f"error: {self.message}" + (f" ({self.hint})" if self.hint else "")
+        notes = list(map(str, self.notes))
+        if len(notes) > _MAX_NOTES:
+            kept = _MAX_NOTES // 2
+            notes[kept:-kept] = [f"({len(notes) - 2 * kept} more)"]
+        return "\n".join((first, *notes))
 
 
 class UnknownPatternError(PatternError):
@@ -223,15 +128,45 @@ class TooManyArgumentsError(PatternError):
 
 
 class UnexpectedEndError(PatternError):
-    """The text stops where something must follow. Fields: expected."""
+    """The text stops where something must follow. Fields: text, expected."""
 
-    template = "unexpected end of the pattern: expected {expected}"
+    template = "unexpected end of the {text}: expected {expected}"
 
 
 class UnexpectedTextError(PatternError):
     """Text that cannot stand where it stands. Fields: found, expected."""
 
     template = "unexpected {found}: expected {expected}"
+
+
+class ReservedWordError(PatternError):
+    """A word of the language in place of a name. Fields: name."""
+
+    template = "{name} is a reserved word"
+
+
+class UnknownParameterError(PatternError):
+    """A name among values that is no parameter of the definition. Fields: name."""
+
+    template = "unknown parameter {name}"
+
+
+class ArithmeticTypeError(PatternError):
+    """Arithmetic on a string or a truth value. Fields: operator, found."""
+
+    template = "{operator} needs numbers, found {found}"
+
+
+class DivisionByZeroError(PatternError):
+    """`//` or `%` by zero. Fields: operator."""
+
+    template = "{operator} by zero"
+
+
+class ArithmeticRangeError(PatternError):
+    """A result of arithmetic that no parameter could take. Fields: operator."""
+
+    template = "the result of {operator} is too large"
 
 
 class SoftComplementError(PatternError):
@@ -264,6 +199,91 @@ class EmptyPatternError(PatternError):
 
     template = "empty pattern"
     standing_hint = "write for example 'window(256)', or 'full' for all keys"
+
+
+class UnreadableFileError(PatternError):
+    """A spec file that cannot be read. Fields: path, reason."""
+
+    template = "cannot read {path}: {reason}"
+
+
+class UnknownModuleError(PatternError):
+    """An import from a file that is not there. Fields: module, path."""
+
+    template = "unknown module {module}: there is no file {path}"
+
+
+class UnknownImportError(PatternError):
+    """An import of a name that its file does not define. Fields: name, module."""
+
+    template = "{module} defines no {name}"
+
+
+class CyclicImportError(PatternError):
+    """Files that import one another in a circle. Fields: chain."""
+
+    template = "imports go in a circle: {chain}"
+
+
+class RecursiveDefinitionError(PatternError):
+    """A definition that calls itself, directly or through others. Fields: name, chain."""
+
+    template = "pattern {name} calls itself: {chain}"
+
+
+class DuplicateNameError(PatternError):
+    """A name that is given twice. Fields: name."""
+
+    template = "{name} is defined twice"
+
+
+class ShadowedPrimitiveError(PatternError):
+    """A definition, parameter or import with the name of a primitive. Fields: name."""
+
+    template = "{name} is a primitive and keeps its name"
+
+
+class UnusedNameError(PatternError):
+    """An import, parameter or private definition that nothing uses. Fields: what, name."""
+
+    template = "{what} {name} is never used"
+
+
+class UnknownTypeError(PatternError):
+    """A parameter whose type is none of the language. Fields: name."""
+
+    template = "unknown type {name}: expected int, float, str or bool"
+
+
+class ParameterOrderError(PatternError):
+    """A parameter without default behind one with. Fields: name."""
+
+    template = "parameter {name} needs a default, as the one before it has"
+
+
+class StrayDocError(PatternError):
+    """A string that documents nothing."""
+
+    template = "this string documents nothing: the doc of a pattern stands before it"
+
+
+class NoDefinitionsError(PatternError):
+    """A spec file without definitions."""
+
+    template = "the file defines no pattern"
+    standing_hint = "write for example 'pattern mine(size: int = 256) = window(size)'"
+
+
+class PictureError(PatternError):
+    """The picture of an example that draws no matrix of gates. Fields: expected, found."""
+
+    template = "wrong picture: expected {expected}, found {found}"
+
+
+class ExampleError(PatternError):
+    """Tensors of an example that do not fit its pattern. Fields: reason."""
+
+    template = "the example cannot be drawn: {reason}"
 
 
 class CallError(AttncompError, ValueError):

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click.testing
 import pytest
 import torch
+from cli_support import diagnostic, invoke, output
 
 import attncomp
 from attncomp import cli
@@ -31,25 +31,6 @@ PASSES = ("share", "simplify", "make-disjoint", "bound", "schedule")
 TORCH = Problem(
     backend="torch", target="cpu", dtype="bfloat16", head_dim=128, value_dim=128, unit_heads=4
 )
-
-
-def invoke(*arguments: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(cli.main, arguments, prog_name="attncomp-inspect")
-
-
-def output(*arguments: str) -> str:
-    """Standard output of a run that succeeds and says nothing else."""
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result.stdout
-
-
-def diagnostic(*arguments: str) -> str:
-    """Standard error of a run that fails with exit code 2 before it prints anything."""
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert isinstance(result.exception, SystemExit)
-    return result.stderr
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,31 +101,6 @@ def test_time_passes() -> None:
     assert sum(milliseconds[:-1]) == pytest.approx(milliseconds[-1], abs=0.05)
 
 
-def test_spec_file(tmp_path: Path) -> None:
-    file = tmp_path / "mine.attn"
-    file.write_text("# what it is for\nfirst(4)\n  | window(8)  # recent\n", encoding="utf-8")
-    assert output(str(file), "--emit", "ast") == dump(parse("first(4) | window(8)")) + "\n"
-    assert f"{file}:3:5-14" in output(str(file), "--backend", "torch", "--emit", "source")
-    file.write_text("first(4)\n  | windw(8)\n", encoding="utf-8")
-    assert diagnostic(str(file)) == (
-        "error: unknown pattern 'windw'\n"
-        f" --> {file}:2:5\n"
-        "  |   | windw(8)\n"
-        "  |     ^^^^^ did you mean 'window'?\n"
-    )
-    file.write_bytes(b"window(8) # caf\xe9")
-    assert diagnostic(str(file)) == f"error: cannot read {file}: it is not UTF-8 at byte 15\n"
-    missing = tmp_path / "none.attn"
-    assert diagnostic(str(missing)) == (
-        f"error: cannot read {missing}: No such file or directory\n"
-    )
-
-
-@pytest.mark.parametrize("file", sorted(ROOT.glob("specs/*.attn")), ids=lambda file: file.name)
-def test_shipped_specs(file: Path) -> None:
-    assert output(str(file), "--emit", "plan,explain")
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -194,6 +150,7 @@ def test_mistakes(arguments: list[str], expected: str) -> None:
         (["full", "--mask", "0"], "Invalid value for '--mask': 0 is not in the range 1<=x<=2048."),
         (["full", "--head-dim", "8"], "Invalid value for '--head-dim': 8 is not in the range"),
         (["full", "--output", "m.png"], "--output m.png is a picture of the mask: add --mask N"),
+        (["full", "--check"], "--check needs a .attn file, not 'full'"),
         ([], "Missing argument 'SPEC'."),
     ],
 )

@@ -23,6 +23,8 @@ assert out.shape == (1, 4, 16, 16), out.shape
 assert out.isfinite().all()
 # The first query sees one key, ungated: its output is that key's value.
 torch.testing.assert_close(out[:, :, 0], value[:, :, 0].repeat_interleave(2, dim=1))
+shipped = attncomp.compile("longformer(w=4, g=1)")
+assert str(shipped) == "window(4) | first(1)"
 print("works")
 """
 

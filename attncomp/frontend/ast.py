@@ -5,83 +5,180 @@
 
 Spans do not take part in comparison: equal trees are equal patterns as written, blanks,
 comments, redundant parentheses and defaulted arguments aside.
+
+Nodes combine with the operators of the language, `str(node)` is the canonical text, and every
+node knows its extent, so that no tree, wherever it comes from, passes the limits: a node that
+would raises PatternTooLargeError or NestingError at its span.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import chain
+from types import FunctionType
+from typing import NamedTuple, NoReturn, TypeAlias, cast
 
-from typing_extensions import assert_never
+from typing_extensions import Never, assert_never
 
-from attncomp.errors import Span
+from attncomp.errors import NestingError, PatternTooLargeError, Span, cropped
+from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Value, lookup, value_text
+from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+
+
+class Extent(NamedTuple):
+    """How many nodes a tree has, and how many operators stand above one another in it."""
+
+    nodes: int
+    depth: int
+
+
+_LEAF = Extent(1, 0)
+
+
+class _Operators:
+    """`|`, `&`, `-` and `~` between trees, as the language has them; spans are the caller's.
+
+    Raises TypeError for an operand that is no pattern, and where a pattern is used as a condition:
+    `and`, `or` and `not` would otherwise drop parts of it unseen.
+    """
+
+    __slots__ = ()
+
+    def __or__(self, other: Expr) -> Union:
+        return Union((cast("Expr", self), _operand(other, "right side of '|'")), caller())
+
+    def __and__(self, other: Expr) -> Intersection:
+        return Intersection((cast("Expr", self), _operand(other, "right side of '&'")), caller())
+
+    def __sub__(self, other: Expr) -> Difference:
+        return Difference(cast("Expr", self), _operand(other, "right side of '-'"), caller())
+
+    def __invert__(self) -> Complement:
+        return Complement(cast("Expr", self), caller())
+
+    def __ror__(self, other: Never) -> NoReturn:
+        raise _no_pattern(other, "left side of '|'")
+
+    def __rand__(self, other: Never) -> NoReturn:
+        raise _no_pattern(other, "left side of '&'")
+
+    def __rsub__(self, other: Never) -> NoReturn:
+        raise _no_pattern(other, "left side of '-'")
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a pattern is neither true nor false: combine patterns with | & - ~")
+
+    def __str__(self) -> str:
+        return to_text(cast("Expr", self))
+
+
+def _operand(value: Expr, side: str) -> Expr:
+    if not isinstance(value, Expr):
+        raise _no_pattern(value, side)
+    return value
+
+
+def _no_pattern(value: object, side: str) -> TypeError:
+    found = f"{type(value).__name__} {cropped(repr(value))}"
+    if isinstance(value, FunctionType):
+        found = f"the function {value.__name__} (did you mean '{value.__name__}(...)'?)"
+    return TypeError(f"the {side} must be a pattern, found {found}")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Call(_Operators):
     """A primitive with every parameter bound, defaults included, in the declared order."""
 
     name: str
     arguments: tuple[tuple[str, Value], ...]
     span: Span | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def extent(self) -> Extent:
+        """One node without operators."""
+        return _LEAF
+
 
 @dataclass(frozen=True, slots=True)
-class Union:
+class Union(_Operators):
     """`A | B | ...`: two members or more; a member that is a union itself is merged."""
 
     members: tuple[Expr, ...]
     span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        merged = tuple(
-            part for m in self.members for part in (m.members if isinstance(m, Union) else (m,))
-        )
-        _require_two(merged)
-        object.__setattr__(self, "members", merged)
+        _merge(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Intersection:
+class Intersection(_Operators):
     """`A & B & ...`: two members or more; a member that is an intersection itself is merged."""
 
     members: tuple[Expr, ...]
     span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        merged = tuple(
-            part
-            for m in self.members
-            for part in (m.members if isinstance(m, Intersection) else (m,))
-        )
-        _require_two(merged)
-        object.__setattr__(self, "members", merged)
+        _merge(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(_Operators):
     """`A - B`: A where B is not."""
 
     left: Expr
     right: Expr
     span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _set_extent(self, [self.left.extent, self.right.extent])
 
 
 @dataclass(frozen=True, slots=True)
-class Complement:
+class Complement(_Operators):
     """`~A`: the keys that A leaves out."""
 
     operand: Expr
     span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _set_extent(self, [self.operand.extent])
 
 
 Expr: TypeAlias = Call | Union | Intersection | Difference | Complement
 
 
-def _require_two(members: tuple[Expr, ...]) -> None:
+def _merge(node: Union | Intersection) -> None:
+    """Takes the members of members of the same kind; the operators between those go."""
+    kind = type(node)
+    groups = [member.members if isinstance(member, kind) else (member,) for member in node.members]
+    members = tuple(chain.from_iterable(groups))
     if len(members) < 2:
         raise ValueError(f"expected two members or more, found {len(members)}")
+    # Of the members as given, since a union that grows by one operand after the other has many.
+    gone = [isinstance(member, kind) for member in node.members]
+    extents = [member.extent for member in node.members]
+    _set_extent(
+        node,
+        [Extent(e.nodes - less, e.depth - less) for e, less in zip(extents, gone, strict=True)],
+    )
+    object.__setattr__(node, "members", members)
+
+
+def _set_extent(
+    node: Union | Intersection | Difference | Complement, operands: list[Extent]
+) -> None:
+    """Notes the extent of a node over operands; raises PatternError at its span beyond limits."""
+    extent = Extent(1 + sum(e.nodes for e in operands), 1 + max(e.depth for e in operands))
+    if extent.nodes > MAX_NODES:
+        raise PatternTooLargeError(node.span, limit=MAX_NODES, unit="operators and primitives")
+    if extent.depth > MAX_NESTING:
+        raise NestingError(node.span, limit=MAX_NESTING)
+    object.__setattr__(node, "extent", extent)
 
 
 def _strength(expr: Expr) -> int:
@@ -104,7 +201,7 @@ def _strength(expr: Expr) -> int:
 def to_text(expr: Expr) -> str:
     """The canonical text: one line, fewest parentheses, defaulted arguments left out.
 
-    `parse(to_text(expr)) == expr` for every tree within the parser's limits.
+    `parse(to_text(expr)) == expr` for every tree.
     """
 
     def operand(part: Expr, at_least: int) -> str:

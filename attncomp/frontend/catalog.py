@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 from attncomp.errors import (
     ArgumentOrderError,
@@ -30,9 +30,11 @@ from attncomp.errors import (
 )
 
 Value: TypeAlias = int | float | str | bool
+ValueType: TypeAlias = type[int] | type[float] | type[str] | type[bool]
 GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
 
 MAX_INTEGER: Final = 2**31 - 1
+_SHOWN_NAMES: Final = 20  # in a hint that lists all that are known
 GATE_MODES: Final[tuple[GateMode, ...]] = get_args(GateMode)
 
 
@@ -45,18 +47,22 @@ REQUIRED: Final = _Required.REQUIRED
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument as written: `value`, or `name=value`; spans are None outside of a text."""
+    """One argument as written: `value`, or `name=value`; spans are None outside of a text.
+
+    computed: the value is the result of what is written, rather than a literal.
+    """
 
     name: str | None
     value: Value
     span: Span | None = None
     name_span: Span | None = None
     value_span: Span | None = None
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter of a primitive. `minimum` and `maximum` are inclusive, for numbers only."""
+    """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only."""
 
     name: str
     type: type[Value]
@@ -64,7 +70,7 @@ class Parameter:
     minimum: int | float | None = None
     maximum: int | float | None = None
     choices: tuple[Value, ...] = ()
-    doc: str
+    doc: str = ""
 
     def check(self, pattern: str, argument: Argument) -> Value:
         """The argument's value; ArgumentTypeError or ArgumentRangeError if it does not fit."""
@@ -94,6 +100,17 @@ class Parameter:
             )
         return value
 
+    def check_type(self, pattern: str, argument: Argument, found: ValueType) -> None:
+        """ArgumentTypeError where no value of another parameter, of type `found`, would fit."""
+        if found is not self.type and (self.type, found) != (float, int):
+            raise ArgumentTypeError(
+                argument.value_span or argument.span,
+                pattern=pattern,
+                argument=quoted(self.name),
+                expected=_TYPE_NAMES[self.type],
+                found=f"a parameter of type {found.__name__}",
+            )
+
     def _type_hint(self, value: Value) -> str | None:
         if self.type is int and isinstance(value, float) and value.is_integer():
             return f"did you mean '{int(value)}'?" if abs(value) <= MAX_INTEGER else None
@@ -122,12 +139,11 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Primitive:
-    """A named pattern with its parameters. `soft`: its gate may lie between 0 and 1."""
+class Signature:
+    """A named pattern with its parameters: a primitive, or a definition of a spec file."""
 
     name: str
     parameters: tuple[Parameter, ...] = ()
-    soft: bool = False
     doc: str
 
     @property
@@ -136,7 +152,7 @@ class Primitive:
         if not self.parameters:
             return self.name
         shown = (
-            p.name if p.default is REQUIRED else f"{p.name}={value_text(p.default)}"
+            p.name if p.default is REQUIRED else f"{p.name}={cropped(value_text(p.default))}"
             for p in self.parameters
         )
         return f"{self.name}({', '.join(shown)})"
@@ -149,6 +165,19 @@ class Primitive:
         `missing_span` is where an argument that is not given would have stood. Raises the
         argument errors of `attncomp.errors`, each with the span of the argument at fault.
         """
+        given = self.match(arguments, missing_span=missing_span)
+        return tuple(
+            (
+                p.name,
+                p.check(self.name, given[p.name]) if p.name in given else cast(Value, p.default),
+            )
+            for p in self.parameters
+        )
+
+    def match(
+        self, arguments: Sequence[Argument], *, missing_span: Span | None = None
+    ) -> dict[str, Argument]:
+        """The arguments by the names of their parameters; raises as `bind`, values unchecked."""
         given: dict[str, Argument] = {}
         for index, argument in enumerate(arguments):
             parameter = self._parameter(index, argument, arguments)
@@ -157,20 +186,21 @@ class Primitive:
                     argument.span, pattern=self.name, argument=quoted(parameter.name)
                 )
             given[parameter.name] = argument
-        bound: list[tuple[str, Value]] = []
         for parameter in self.parameters:
-            if parameter.name in given:
-                bound.append((parameter.name, parameter.check(self.name, given[parameter.name])))
-            elif parameter.default is REQUIRED:
+            if parameter.default is REQUIRED and parameter.name not in given:
                 raise MissingArgumentError(
                     missing_span,
                     pattern=self.name,
                     argument=quoted(parameter.name),
                     hint=f"the signature is {self.signature}",
                 )
-            else:
-                bound.append((parameter.name, parameter.default))
-        return tuple(bound)
+        return given
+
+    def call_text(self, bound: Iterable[tuple[str, Value]]) -> str:
+        """The call with values as `bind` gives them, defaults left out."""
+        defaults = {p.name: p.default for p in self.parameters}
+        written = [f"{name}={value_text(v)}" for name, v in bound if v != defaults[name]]
+        return f"{self.name}({', '.join(written)})" if written else self.name
 
     def _parameter(
         self, index: int, argument: Argument, arguments: Sequence[Argument]
@@ -184,7 +214,7 @@ class Primitive:
                 argument.name_span or argument.span,
                 pattern=self.name,
                 argument=quoted(argument.name),
-                hint=_name_hint(argument.name, [p.name for p in self.parameters], "arguments"),
+                hint=name_hint(argument.name, [p.name for p in self.parameters], "arguments"),
             )
         if index > 0 and arguments[index - 1].name is not None:
             raise ArgumentOrderError(
@@ -201,6 +231,13 @@ class Primitive:
         return self.parameters[index]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primitive(Signature):
+    """A row of the table. `soft`: its gate may lie between 0 and 1."""
+
+    soft: bool = False
+
+
 _TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
     {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 )
@@ -214,21 +251,25 @@ def value_text(value: Value) -> str:
 
 
 def _found(argument: Argument) -> str:
-    """The value as written, cropped to a length that suits a message."""
-    written = argument.value_span.text if argument.value_span else value_text(argument.value)
-    return cropped(written)
+    """The value as written or computed, cropped to a length that suits a message."""
+    if argument.value_span is None or argument.computed:
+        return cropped(value_text(argument.value))
+    return cropped(argument.value_span.text)
 
 
 def _counted(count: int) -> str:
     return {0: "no arguments", 1: "1 argument"}.get(count, f"{count} arguments")
 
 
-def _name_hint(name: str, candidates: Iterable[str], what: str) -> str | None:
+def name_hint(name: str, candidates: Iterable[str], what: str) -> str | None:
+    """The candidate that was perhaps meant, or all of them; None if there is none."""
     known = sorted(candidates)
     close = suggest(name, known)
     if close is not None:
         return f"did you mean '{close}'?"
-    return f"known {what}: {', '.join(known)}" if known else None
+    shown = ", ".join(map(cropped, known[:_SHOWN_NAMES]))
+    more = len(known) - _SHOWN_NAMES
+    return f"known {what}: {shown}" + (f" and {more} more" if more > 0 else "") if known else None
 
 
 def lookup(name: str, span: Span | None = None) -> Primitive:
@@ -236,7 +277,7 @@ def lookup(name: str, span: Span | None = None) -> Primitive:
     primitive = PRIMITIVES.get(name)
     if primitive is None:
         raise UnknownPatternError(
-            span, name=quoted(name), hint=_name_hint(name, PRIMITIVES, "patterns")
+            span, name=quoted(name), hint=name_hint(name, PRIMITIVES, "patterns")
         )
     return primitive
 

@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from attncomp.errors import Source, Span, UnexpectedEndError, UnexpectedTextError, quoted
+from attncomp.errors import (
+    PatternError,
+    ReservedWordError,
+    Source,
+    Span,
+    UnexpectedEndError,
+    UnexpectedTextError,
+    quoted,
+)
 from attncomp.frontend.catalog import PRIMITIVES
+
+# What begins an item or part of a spec file, and what later versions of the language will need.
+KEYWORDS: Final = frozenset({"pattern", "example", "from", "import", "given"})
+RESERVED: Final = KEYWORDS | {"with", "where", "heads", "and", "or", "not", "in"}
 
 _VALUES: Final = frozenset({"INT", "FLOAT", "STRING", "TRUE", "FALSE"})
 
@@ -49,11 +61,12 @@ class Word:
 class Stop:
     """Where reading stopped.
 
-    `last` is the token before, `opened` the innermost open parenthesis, `callee` the name before
-    that, and `accepts` holds the terminals that could have followed.
+    `last` is the token before, `opened` the innermost open bracket, `callee` the name before that,
+    and `accepts` holds the terminals that could have followed. `is_file`: the text is a spec file.
     """
 
     source: Source
+    is_file: bool
     last: Word | None
     opened: Span | None
     callee: str | None
@@ -62,51 +75,100 @@ class Stop:
     @property
     def wants_operator(self) -> bool:
         """Whether a complete pattern stands before the stop."""
-        return bool(self.accepts & {"BAR", "AMPERSAND", "$END"})
+        return "AMPERSAND" in self.accepts
+
+    @property
+    def wants_item(self) -> bool:
+        """Whether a definition may begin at the stop."""
+        return "PATTERN" in self.accepts
+
+    @property
+    def wants_equal(self) -> bool:
+        """Whether a bare word among the arguments of a pattern awaits its value."""
+        return "EQUAL" in self.accepts and "PERCENT" in self.accepts and not self.is_file
 
     @property
     def closing(self) -> str | None:
-        """The closing parenthesis that is due, with the place of the opening one."""
+        """The closing bracket that is due, with the place of the opening one."""
         if self.opened is None:
             return None
-        return f"')' to close '(' at {self.opened.line}:{self.opened.column}"
+        bracket = "]" if self.opened.text == "[" else ")"
+        place = f"{self.opened.line}:{self.opened.column}"
+        return f"'{bracket}' to close '{self.opened.text}' at {place}"
 
     @property
     def expected(self) -> str:
         """What may stand at the stop, in words."""
         accepts = self.accepts
-        if "TILDE" in accepts:
-            return "a pattern"
-        if "STRING" in accepts:
-            return "an argument" if "NAME" in accepts else "a value"
-        if "INT" in accepts:
-            return "a number"
-        if "EQUAL" in accepts:
+        if self.wants_equal:
             return "'='"
+        if self.wants_operator:
+            return f"an operator or {self._next}" if self._next else "an operator"
         if "COMMA" in accepts:
-            return f"',' or {self.closing}"
-        return f"an operator or {self.closing}" if self.closing else "an operator"
+            return f"',' or {self._next}"
+        if accepts >= {"STRING", "RPAR"}:
+            return "an argument"
+        for terminal, phrase in _EXPECTED:
+            if terminal in accepts:
+                return phrase
+        return self._named
+
+    @property
+    def _next(self) -> str | None:
+        """What follows a complete pattern, name or tensor."""
+        if self.closing is not None:
+            return self.closing
+        return "a definition" if self.wants_item else "'='" if "EQUAL" in self.accepts else None
+
+    @property
+    def _named(self) -> str:
+        """What a name at the stop would stand for; signs where no name may follow."""
+        if "NAME" not in self.accepts:
+            return " or ".join(_SIGNS[terminal] for terminal in sorted(self.accepts & set(_SIGNS)))
+        if self.last is not None and self.last.kind == "COLON":
+            return "a type: int, float, str or bool"
+        if "RPAR" in self.accepts:
+            return "a parameter"
+        return "a module" if "DOT" in self.accepts else "a name"
 
 
-def word_operator(word: Word) -> UnexpectedTextError | None:
-    """The error for `and`, `or`, `not` in place of an operator; None for any other token."""
-    operator = _WORDS.get(word.text) if word.kind == "NAME" else None
-    if operator is None:
-        return None
-    return UnexpectedTextError(
-        word.span,
-        found=quoted(word.text),
-        expected="a pattern" if operator == "~" else "an operator",
-        hint=f"did you mean '{operator}'?",
-    )
+# The first terminal that may follow says what is awaited.
+_EXPECTED: Final = (
+    ("TILDE", "a pattern"),
+    ("PATTERN", "a definition"),
+    ("LONG_STRING", "a picture"),
+    ("STRING", "a value"),
+    ("LSQB", "a number or '['"),
+    ("INT", "a number"),
+)
+_SIGNS: Final[Mapping[str, str]] = MappingProxyType(
+    {"COLON": "':'", "DOT": "'.'", "EQUAL": "'='", "IMPORT": "'import'", "LPAR": "'('"}
+)
+
+
+def reserved_word(stop: Stop, word: Word) -> PatternError:
+    """`word`, a reserved one, stands where a name may, or for an operator."""
+    operator = _WORDS.get(word.text)
+    if operator is not None and ("TILDE" in stop.accepts or "NAME" not in stop.accepts):
+        return UnexpectedTextError(
+            word.span,
+            found=quoted(word.text),
+            expected="a pattern" if operator == "~" else "an operator",
+            hint=f"did you mean '{operator}'?",
+        )
+    if "NAME" in stop.accepts:
+        return ReservedWordError(word.span, name=quoted(word.text))
+    return UnexpectedTextError(word.span, found=quoted(word.text), expected=stop.expected)
 
 
 def unexpected_end(stop: Stop) -> UnexpectedEndError:
     """The text ends at `stop`, behind its last token."""
     end = 0 if stop.last is None else stop.last.span.end
-    closing = stop.closing if "RPAR" in stop.accepts else None
+    closes = bool(stop.accepts & {"RPAR", "RSQB"}) and not stop.wants_equal
     return UnexpectedEndError(
-        Span(stop.source, end, end), expected=stop.expected if closing is None else closing
+        Span(stop.source, end, end),
+        text="file" if stop.is_file else "pattern",
+        expected=stop.closing if closes else stop.expected,
     )
 
 
@@ -114,24 +176,33 @@ def unexpected_character(stop: Stop, position: int) -> UnexpectedTextError:
     """The character at `position` begins no token."""
     character = stop.source.text[position]
     shown = quoted(character) if character.isprintable() else f"character U+{ord(character):04X}"
-    hint = None
+    hint = _operator_hint(stop, character)
     if character in "\"'":
-        hint = "the string is not closed on its line"
-    elif character == ":" and "EQUAL" in stop.accepts:
-        hint = "did you mean '='?"
-    else:
-        table = _INFIX if stop.wants_operator else _PREFIX if "TILDE" in stop.accepts else {}
-        if character in table:
-            hint = f"did you mean '{table[character]}'?"
+        long = stop.source.text.startswith(character * 3, position)
+        hint = "the string is not closed" if long else "the string is not closed on its line"
     return UnexpectedTextError(
         Span(stop.source, position, position + 1), found=shown, expected=stop.expected, hint=hint
     )
 
 
-def unexpected_word(stop: Stop, word: Word) -> UnexpectedTextError:
+def _operator_hint(stop: Stop, text: str) -> str | None:
+    """For a sign of another language: the operator that was perhaps meant."""
+    if text == ":" and "EQUAL" in stop.accepts:
+        return "did you mean '='?"
+    if text == "/" and "QUOTIENT" in stop.accepts:
+        return "did you mean '//'?"
+    table = _INFIX if stop.wants_operator else _PREFIX if "TILDE" in stop.accepts else {}
+    return f"did you mean '{table[text]}'?" if text in table else None
+
+
+def unexpected_word(stop: Stop, word: Word) -> PatternError:
     """`word` cannot follow what stands before `stop`."""
     last = stop.last
-    if last is not None and _is_doubled(last, word):
+    if word.text in KEYWORDS and "NAME" in stop.accepts:
+        # Before a keyword of a file it is a pattern or a module that is missing.
+        if not (stop.is_file and stop.accepts & {"TILDE", "DOT"}):
+            return ReservedWordError(word.span, name=quoted(word.text))
+    elif last is not None and _is_doubled(last, word):
         return UnexpectedTextError(
             Span(stop.source, last.span.start, word.span.end),
             found=quoted(last.text + word.text),
@@ -139,14 +210,21 @@ def unexpected_word(stop: Stop, word: Word) -> UnexpectedTextError:
             hint=f"did you mean '{last.text}'?",
         )
     expected = stop.expected
-    if last is not None and "EQUAL" in stop.accepts and word.kind not in _VALUES:
+    if last is not None and _is_bare(stop, word):
         # A bare word among the arguments is the mistake, not what follows it.
-        word, expected, hint = last, "a value", _value_hint(stop, last)
-    elif expected == "a value":
-        hint = _value_hint(stop, word)
+        word, expected, hint = last, "a value", value_hint(last.text, stop.callee)
     else:
-        hint = _join_hint(stop, word) or _position_hint(stop, word)
+        hint = (
+            _operator_hint(stop, word.text) or _join_hint(stop, word) or _position_hint(stop, word)
+        )
     return UnexpectedTextError(word.span, found=quoted(word.text), expected=expected, hint=hint)
+
+
+def _is_bare(stop: Stop, word: Word) -> bool:
+    """Whether a name among arguments, which awaits '=', is followed by what joins patterns."""
+    if not stop.accepts >= {"EQUAL", "PERCENT"} or word.kind in _VALUES or word.kind == "COLON":
+        return False
+    return not stop.is_file or word.kind in {"LPAR", "BAR", "AMPERSAND", "TILDE"}
 
 
 def _is_doubled(last: Word, word: Word) -> bool:
@@ -165,13 +243,13 @@ def _wanted_by_doubled(stop: Stop, last: Word) -> str:
     return "an operator" if "TILDE" in stop.accepts else stop.expected
 
 
-def _value_hint(stop: Stop, word: Word) -> str | None:
+def value_hint(text: str, callee: str | None) -> str | None:
     """For a word in place of a value: the string or truth value that was perhaps meant."""
-    if word.text.lower() in {"true", "false"}:
-        return f"did you mean '{word.text.capitalize()}'?"
-    primitive = PRIMITIVES.get(stop.callee) if stop.callee is not None else None
-    if primitive is not None and any(word.text in p.choices for p in primitive.parameters):
-        return f"did you mean '\"{word.text}\"'?"
+    if text.lower() in {"true", "false"}:
+        return f"did you mean '{text.capitalize()}'?"
+    primitive = PRIMITIVES.get(callee) if callee is not None else None
+    if primitive is not None and any(text in p.choices for p in primitive.parameters):
+        return f"did you mean '\"{text}\"'?"
     return None
 
 
@@ -187,12 +265,16 @@ def _join_hint(stop: Stop, word: Word) -> str | None:
 
 
 def _position_hint(stop: Stop, word: Word) -> str | None:
-    """For a token behind a complete pattern."""
+    """For a token behind a complete pattern, or in place of a definition."""
+    if stop.wants_item and word.kind in {"NAME", "LPAR", "TILDE"} and not stop.wants_operator:
+        return "a pattern needs a name: 'pattern mine = ...'"
     if not stop.wants_operator:
         return None
     match word.kind:
+        case "PATTERN" | "EXAMPLE" | "FROM":
+            return "definitions stand in a .attn file"
         case "RPAR":
-            return "no '(' is open"
+            return "no '(' is open" if stop.opened is None else None
         case "TILDE":
             return "did you mean '-'?"
         case "NAME" | "LPAR":

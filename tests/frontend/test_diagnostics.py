@@ -9,7 +9,8 @@ import pytest
 from attncomp import errors
 from attncomp.errors import PatternError
 from attncomp.frontend.ast import dump, to_text
-from attncomp.frontend.parser import MAX_CHARACTERS, MAX_NESTING, MAX_NODES, parse
+from attncomp.frontend.limits import MAX_CHARACTERS, MAX_NESTING, MAX_NODES
+from attncomp.frontend.parser import parse
 
 
 def failure(text: str) -> PatternError:
@@ -360,4 +361,4 @@ class TestLimits:
         parse("full".ljust(MAX_CHARACTERS))
         error = failure("full".ljust(MAX_CHARACTERS + 1))
         assert type(error) is errors.PatternTooLargeError
-        assert error.message == "pattern is larger than 100000 characters"
+        assert error.message == "pattern is larger than 400000 characters"

@@ -1,4 +1,4 @@
-"""Random and damaged texts: the parser answers with a tree or a PatternError, and quickly.
+"""Random and damaged texts and spec files: the answer is a tree or a PatternError, and quick.
 
 Run many more by hand: `python tests/frontend/test_fuzz.py 1000000 [seed]`.
 """
@@ -9,10 +9,15 @@ import random
 import statistics
 import sys
 import time
+from pathlib import Path
 
-from attncomp.errors import PatternError
+import pytest
+
+from attncomp.errors import PatternError, Source
 from attncomp.frontend.ast import to_text
+from attncomp.frontend.library import Library, shipped_folder
 from attncomp.frontend.parser import parse
+from attncomp.frontend.reader import tokens
 
 SEED = 20240616
 COUNT = 4000
@@ -23,19 +28,35 @@ GOOD = (
     "~(window(1_024) | first(count=64)) - full()",
     "causal\n  # the near past\n  & (window(size=7) | first(1))\n",
 )
+GOOD_FILES = (
+    """\"\"\"Doc.\"\"\"
+from sliding_window import sliding_window
+"Doc of a."
+pattern a(n: int, s: str = "hard") = sliding_window(n // 2) | sparsek(n, gate=s) - _b(-n)
+pattern _b(m: int) = first(m * -1 % 7)
+example a(n=4) given scores=[1, -2.5, 0] = \'\'\'
+    #..
+    ##.
+\'\'\'
+""",
+    "pattern a = b(n=2) | b(3)\npattern b(n: int) = ~(window(n) | full) & longformer\n"
+    "from longformer import longformer # why\nexample b(2 + 2) = '#.'",
+)
 PIECES = (
     *"()|&-~,=#.:\"' \t\n\r_+!$[]{}\\0123456789",
     *("window", "full", "causal", "first", "sparsek", "k", "lag", "size", "gate", "hard", "windw"),
+    *("pattern", "example", "from", "import", "given", "with", "int", "str", "n", "a", "b", "_b"),
+    *("//", "%", '"""', "'" * 3, "pattern a = ", "a(n=", ": int", "# "),
     *("True", "False", "and", "or", "not", "1e9", "2.5", "-3", "()", "(1)", "||", '"hard"'),
     *("\x00", "\x1b", "\u00e9", "\u65e5", "\u200b", "\u2029", "\ud800", "\U0001f600", "\u0661"),
 )
 
 
-def random_text(rng: random.Random) -> str:
-    """Pieces in a row, or a good pattern with some of it deleted, doubled or replaced."""
+def random_text(rng: random.Random, good: tuple[str, ...]) -> str:
+    """Pieces in a row, or a good text with some of it deleted, doubled or replaced."""
     if rng.random() < 0.3:
         return "".join(rng.choices(PIECES, k=rng.randrange(30)))
-    text = rng.choice(GOOD)
+    text = rng.choice(good)
     for _ in range(rng.randrange(1, 5)):
         start = rng.randrange(len(text) + 1)
         end = min(len(text), start + rng.randrange(6))
@@ -44,44 +65,81 @@ def random_text(rng: random.Random) -> str:
     return text
 
 
+def check_error(error: PatternError, text: str) -> None:
+    """Fails for an error that is not well formed."""
+    assert type(error) is not PatternError
+    assert error.__cause__ is None and error.__context__ is None
+    assert error.span is not None
+    assert error.notes or error.span.source.text == text
+    lines = str(error).split("\n")
+    assert len(lines) == 4 * (1 + len(error.notes))
+    assert lines[0] == f"error: {error.message}" and lines[1].startswith(" --> ")
+    assert lines[2].startswith("  |") and "^" in lines[3]
+    assert all(line.isprintable() for line in lines)
+
+
 def try_text(text: str) -> bool:
     """Whether `text` is a pattern; fails on any exception but a well-formed PatternError."""
     try:
         tree = parse(text)
     except PatternError as error:
-        assert type(error) is not PatternError
-        assert error.__cause__ is None and error.__context__ is None
-        assert error.span is not None and error.span.source.text == text
-        head, place, line, carets = str(error).split("\n")
-        assert head == f"error: {error.message}" and place.startswith(" --> <spec>:")
-        assert line.startswith("  |") and "^" in carets
-        assert all(part.isprintable() for part in (head, place, line, carets))
+        check_error(error, text)
         return False
     assert parse(to_text(tree)) == tree
     return True
 
 
-def fuzz(count: int, seed: int) -> tuple[int, list[float]]:
-    """Tries `count` texts; how many were patterns, and the seconds that each took."""
+def try_file(text: str) -> bool:
+    """Whether `text` is a spec file; then every definition with defaults expands, or complains."""
+    try:
+        library = Library.of(Source("my.attn", text))
+    except PatternError as error:
+        check_error(error, text)
+        return False
+    assert all(word.text for word in tokens(library.files[0].source))
+    for name in library:
+        try:
+            tree = parse(name, library=library)
+        except PatternError as error:
+            check_error(error, name)
+        else:
+            assert parse(to_text(tree)) == tree
+    return True
+
+
+def fuzz(count: int, seed: int) -> tuple[int, int, list[float]]:
+    """Tries `count` texts and files; how many were patterns and files, and the seconds of each."""
     rng = random.Random(seed)
-    parse("full")
-    good = 0
+    parse("longformer")
+    good = {try_text: 0, try_file: 0}
     seconds = []
-    for _ in range(count):
-        text = random_text(rng)
+    for number in range(count):
+        attempt = (try_text, try_file)[number % 2]
+        text = random_text(rng, (GOOD, GOOD_FILES)[number % 2])
         start = time.perf_counter()
         try:
-            good += try_text(text)
+            good[attempt] += attempt(text)
         except BaseException:
             print(f"text: {text!r}")
             raise
         seconds.append(time.perf_counter() - start)
-    return good, seconds
+    return good[try_text], good[try_file], seconds
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_good_texts(text: str) -> None:
+    assert try_text(text)
+
+
+@pytest.mark.parametrize("text", GOOD_FILES)
+def test_good_files(text: str) -> None:
+    assert try_file(text)
 
 
 def test_fuzz() -> None:
-    good, seconds = fuzz(COUNT, SEED)
-    assert 0.02 * COUNT < good < 0.98 * COUNT  # both outcomes are tried
+    texts, files, seconds = fuzz(COUNT, SEED)
+    for good in (texts, files):
+        assert 0.02 * COUNT / 2 < good < 0.98 * COUNT / 2  # both outcomes are tried
     assert statistics.median(seconds) < 0.010
 
 
@@ -89,6 +147,15 @@ def test_fuzz_with_a_fresh_seed(seed: int) -> None:
     fuzz(COUNT // 4, seed)
 
 
+def test_shipped_files_cut_short() -> None:
+    """Every beginning of every shipped file is a file or a PatternError."""
+    for path in sorted(Path(shipped_folder()).rglob("*.attn")):
+        text = path.read_text(encoding="utf-8")
+        for end in range(0, len(text), 3):
+            try_file(text[:end])
+
+
 if __name__ == "__main__":
-    good, seconds = fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else SEED)
-    print(f"{len(seconds)} texts, {good} of them patterns, slowest {max(seconds) * 1e3:.1f} ms")
+    texts, files, seconds = fuzz(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else SEED)
+    print(f"{len(seconds)} texts: {texts} patterns, {files} files", end="; ")
+    print(f"slowest {max(seconds) * 1e3:.1f} ms")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import attncomp
 from attncomp import errors
-from attncomp.frontend import parser
+from attncomp.frontend import reader
 from attncomp.frontend.ast import (
     Call,
     Complement,
@@ -142,14 +142,14 @@ def test_text_of_an_unknown_primitive() -> None:
 
 def test_the_parser_is_built_once_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[object] = []
-    make = parser.Lark
+    make = reader.Lark
 
     def counted(*arguments: object, **options: object) -> object:
         built.append(None)
         return make(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(parser, "_lark", None)
-    monkeypatch.setattr(parser, "Lark", counted)
+    monkeypatch.setattr(reader, "_lark", None)
+    monkeypatch.setattr(reader, "Lark", counted)
     texts = [f"window({size}) | full" for size in range(1, 101)]
     with ThreadPoolExecutor(8) as pool:
         trees = list(pool.map(parse, texts))

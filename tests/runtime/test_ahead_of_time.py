@@ -57,7 +57,7 @@ def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfl
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_every_spec_fits(spec: Path, target: str) -> None:
-    plan = plan_for(spec.read_text(encoding="utf-8"), target)
+    plan = plan_for(spec.stem, target)
     reports = compile_plan(plan, target)
     selecting = bool(plan.selections)
     expected = [*(SELECT if selecting else []), *ATTEND, *(GATHERED if selecting else [])]

@@ -1,0 +1,103 @@
+"""Spec files on the command line: the pattern that is meant, and whether examples hold."""
+
+from __future__ import annotations
+
+import torch
+
+from attncomp.api import CompiledPattern, Library, load
+from attncomp.errors import CallError, ExampleError, OptionError
+from attncomp.frontend.ast import Expr
+from attncomp.frontend.catalog import REQUIRED
+from attncomp.frontend.library import SUFFIX
+from attncomp.frontend.parser import parse
+from attncomp.frontend.specfile import Example
+from attncomp.inspection.drawing import as_characters
+
+
+def is_file(spec: str) -> bool:
+    """Whether SPEC names a spec file, rather than being a pattern."""
+    return spec.endswith(SUFFIX)
+
+
+def pattern_of(spec: str, library: str | None) -> Expr:
+    """The pattern that SPEC is, or the one in the file that it names; `library` is a path.
+
+    Raises PatternError, and OptionError for a file without a pattern, or with several, that need
+    no arguments.
+    """
+    if not is_file(spec):
+        return parse(spec, library=None if library is None else load(library))
+    if library is not None:
+        raise OptionError(subject="--library", expected="a pattern as SPEC", found=f"file {spec}")
+    found = load(spec)
+    ready = [
+        name
+        for name in found
+        if all(p.default is not REQUIRED for p in found.definition(name).parameters)
+    ]
+    if len(ready) != 1:
+        signatures = ", ".join(map(found.signature, found)) or "none that is not private"
+        raise OptionError(
+            subject=spec,
+            expected="one pattern that needs no arguments, or the pattern as SPEC and this file as "
+            "--library",
+            found=signatures,
+        )
+    return found.expand(ready[0], ())
+
+
+def check_examples(library: Library) -> tuple[str, bool]:
+    """A line for each example, with both pictures beside each other where they differ.
+
+    The second part says whether all examples hold. Raises PatternError for an example that has no
+    picture at all.
+    """
+    lines: list[str] = []
+    holds = True
+    for example in library.examples:
+        found = draw_example(example)
+        right = found == example.picture
+        place = f"{example.span.source.name}:{example.span.line}"
+        text = " ".join(example.text.split())
+        lines.append(f"{'ok   ' if right else 'wrong'}  {place}  {text}")
+        if not right:
+            lines += _beside(example.picture, found)
+        holds &= right
+    if not lines:
+        lines.append(f"{library.path} has no examples")
+    return "\n".join(lines) + "\n", holds
+
+
+def draw_example(example: Example) -> tuple[str, ...]:
+    """The gates of an example's pattern as rows of characters, for as many queries and keys as its
+    picture has. A tensor with fewer than three dimensions is one of batch and head.
+
+    Raises ExampleError for tensors that do not fit.
+    """
+    pattern = CompiledPattern(example.expand())
+    tensors = {
+        name: _batched(torch.tensor(value, dtype=torch.float64))
+        for name, value in example.tensors.items()
+    }
+    try:
+        gates = pattern.mask(len(example.picture), len(example.picture[0]), **tensors)
+    except CallError as error:
+        raise ExampleError(example.span, reason=str(error)) from error
+    if gates.shape[:2] != (1, 1):
+        reason = f"a picture shows one matrix, found {gates.shape[0]} x {gates.shape[1]}"
+        raise ExampleError(example.span, reason=reason)
+    return tuple(as_characters(gates[0, 0]).split())
+
+
+def _batched(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape((1,) * (3 - tensor.dim()) + tuple(tensor.shape))
+
+
+def _beside(expected: tuple[str, ...], found: tuple[str, ...]) -> list[str]:
+    """Two pictures of one size, with a mark at the rows that differ."""
+    width = max(len("expected"), len(expected[0]))
+    lines = [f"       {'expected':{width}}  found"]
+    for left, right in zip(expected, found, strict=True):
+        mark = "" if left == right else "  <"
+        lines.append(f"       {left:{width}}  {right}{mark}")
+    return lines

@@ -1,0 +1,130 @@
+"""Patterns from Python: a function a primitive and a shipped definition, and the operators.
+
+    from attncomp import patterns as P
+
+    pattern = P.sparsek(k=512) | P.window(256)  # the same as "sparsek(k=512) | window(256)"
+    attend = attncomp.compile(pattern)
+
+`|`, `&`, `-` and `~` bind as in the language, `str(pattern)` is the canonical text, and errors
+show the line of Python. A value that does not fit raises ArgumentTypeError or ArgumentRangeError
+as it does in a text; a missing or unknown argument is Python's own TypeError.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from attncomp.errors import Span
+from attncomp.frontend.ast import Call, Expr
+from attncomp.frontend.caller import caller
+from attncomp.frontend.catalog import Argument, GateMode, Value, lookup
+from attncomp.frontend.library import shipped
+
+__all__ = [
+    "Pattern",
+    "causal",
+    "first",
+    "full",
+    "longformer",
+    "sliding_window",
+    "sparsek",
+    "sparsek_window",
+    "streaming_llm",
+    "window",
+]
+
+Pattern: TypeAlias = Expr
+
+
+def full() -> Call:
+    """Every key."""
+    return _call("full")
+
+
+def causal() -> Call:
+    """Keys at or before the query's position: k <= q."""
+    return _call("causal")
+
+
+def window(size: int) -> Call:
+    """The last `size` keys: 0 <= q - k < size.
+
+    size: Keys attended, the query's own position included.
+    Sliding-window attention is a causal pattern of `size` keys a query (arXiv 2004.05150).
+    """
+    return _call("window", size=size)
+
+
+def first(count: int) -> Call:
+    """The first `count` keys, attention sinks or global keys: k < count and k <= q.
+
+    count: Keys attended, from position 0.
+    As sinks beside a window they are StreamingLLM's (arXiv 2309.17453).
+    """
+    return _call("first", count=count)
+
+
+def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
+    """The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).
+
+    k: Keys selected for a query.
+    lag: Positions by which selection trails the query.
+    gate: How the gate enters attention.
+    The call of the compiled pattern takes `scores` [B, G, Nk], a row for each group of heads. The
+    gate of a selected key is its score less a threshold, cut to [0, 1]; the gates of a prefix of
+    k keys or more sum to k over all of its keys.
+    """
+    return _call("sparsek", k=k, lag=lag, gate=gate)
+
+
+# The definitions of `specs`.
+
+
+def longformer(w: int = 512, g: int = 64) -> Expr:
+    """Longformer's sliding window and global keys, in their causal form (arXiv 2004.05150).
+
+    The last `w` keys and the first `g` keys, which every query sees. At most `w + g` keys a query.
+    """
+    return _shipped("longformer", w=w, g=g)
+
+
+def sliding_window(size: int = 1024) -> Expr:
+    """Sliding-window attention (Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825).
+
+    The last `size` keys, the query's own position included. At most `size` keys a query.
+    """
+    return _shipped("sliding_window", size=size)
+
+
+def sparsek_window(
+    k: int = 512, size: int = 256, lag: int = 0, gate: GateMode = "key_value"
+) -> Expr:
+    """SparseK attention with a sliding window (arXiv 2406.16747).
+
+    The `k` keys that a learned score ranks highest among those at least `lag` positions back, and
+    the last `size` keys. Needs `scores` at the call. At most `k + size` keys a query; generation
+    keeps as many, whatever the context length.
+    """
+    return _shipped("sparsek_window", k=k, size=size, lag=lag, gate=gate)
+
+
+def streaming_llm(sinks: int = 4, size: int = 1024) -> Expr:
+    """StreamingLLM: attention sinks at the start and a sliding window (arXiv 2309.17453).
+
+    The first `sinks` keys and the last `size` keys. At most `sinks + size` keys a query.
+    """
+    return _shipped("streaming_llm", sinks=sinks, size=size)
+
+
+def _call(name: str, /, **values: Value) -> Call:
+    span = caller()
+    return Call(name, lookup(name).bind(_arguments(values, span)), span)
+
+
+def _shipped(name: str, /, **values: Value) -> Expr:
+    span = caller()
+    return shipped().expand(name, _arguments(values, span), span)
+
+
+def _arguments(values: dict[str, Value], span: Span | None) -> list[Argument]:
+    return [Argument(parameter, value, span) for parameter, value in values.items()]

@@ -1,0 +1,77 @@
+"""`attncomp-inspect` and spec files: which pattern is meant, libraries, checks of examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_support import diagnostic, invoke, output
+
+from attncomp.frontend.ast import dump
+from attncomp.frontend.parser import parse
+
+ROOT = Path(__file__).parent.parent
+
+MINE = """
+# what it is for
+pattern mine(w: int) = first(4)
+  | window(w)  # recent
+pattern eight = mine(w=8)
+example mine(w=1) = "#"
+"""
+
+
+def test_spec_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.attn"
+    file.write_text(MINE, encoding="utf-8")
+    shown = dump(parse("first(4) | window(8)")) + "\n"
+    assert output(str(file), "--emit", "ast") == shown
+    assert output("mine(w=2 * 4)", "--library", str(file), "--emit", "ast") == shown
+    assert f"{file}:4:5-14" in output(str(file), "--backend", "torch", "--emit", "source")
+    file.write_text("pattern mine = first(4)\n  | windw(8)\n", encoding="utf-8")
+    assert diagnostic(str(file)) == (
+        "error: unknown pattern 'windw'\n"
+        f" --> {file}:2:5\n"
+        "  |   | windw(8)\n"
+        "  |     ^^^^^ did you mean 'window'?\n"
+    )
+    file.write_bytes(b"window(8) # caf\xe9")
+    assert diagnostic(str(file)) == f"error: cannot read {file}: it is not UTF-8 at byte 15\n"
+    missing = tmp_path / "none.attn"
+    for arguments in ([str(missing)], [str(missing), "--check"], ["a", "--library", str(missing)]):
+        assert diagnostic(*arguments) == (
+            f"error: cannot read {missing}: No such file or directory\n"
+        )
+
+
+def test_which_pattern_of_a_spec_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.attn"
+    expected = (
+        f"error: {file}: expected one pattern that needs no arguments, or the pattern as SPEC and "
+        "this file as --library, found "
+    )
+    file.write_text(MINE + "pattern nine = mine(9)", encoding="utf-8")
+    assert diagnostic(str(file)) == expected + "mine(w), eight, nine\n"
+    file.write_text("pattern mine(w: int) = window(w)", encoding="utf-8")
+    assert diagnostic(str(file)) == expected + "mine(w)\n"
+    assert diagnostic(str(file), "--library", str(file)) == (
+        f"error: --library: expected a pattern as SPEC, found file {file}\n"
+    )
+
+
+def test_check_of_examples(tmp_path: Path) -> None:
+    file = tmp_path / "mine.attn"
+    file.write_text(MINE, encoding="utf-8")
+    assert output(str(file), "--check") == f"ok     {file}:6  mine(w=1)\n"
+    file.write_text(MINE.replace('"#"', '"."'), encoding="utf-8")
+    result = invoke(str(file), "--check")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert result.stdout == (
+        f"wrong  {file}:6  mine(w=1)\n       expected  found\n       .         #  <\n"
+    )
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("specs/*.attn")), ids=lambda file: file.name)
+def test_shipped_specs(file: Path) -> None:
+    assert output(str(file), "--emit", "plan,explain")
+    assert output(str(file), "--check").startswith("ok ")
