@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from attncomp.ir.ops import SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
+from attncomp.pictures.figure import figure_of, has_matplotlib, svg
+from attncomp.pictures.request import pictured
 from attncomp.runtime.autograd import attention
 from attncomp.runtime.checks import (
     check_given,
@@ -42,6 +44,10 @@ from attncomp.runtime.program import (
     problem_text,
     target_of,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def compile(
@@ -273,6 +279,42 @@ class CompiledPattern:
             check_scores(name, tensors[name], n_keys, self._text)
         heads = math.lcm(*(tensors[name].shape[1] for name in self._needed))
         return gate_matrix(build(self._expr), n_queries, n_keys, tensors, heads)
+
+    def plot(
+        self,
+        n_queries: int,
+        n_keys: int | None = None,
+        /,
+        *,
+        tile: int | tuple[int, int] | None = None,
+        head: int = 0,
+        batch: int = 0,
+        ax: Axes | None = None,
+        **tensors: Tensor,
+    ) -> Figure:
+        """A matplotlib figure of `mask`, one head of one batch row: which pairs are attended, by
+        which sweep, and which tiles the kernels visit for it.
+
+        Scores that are not given are standard normal from seed 0, as the caption says. tile:
+        queries by keys, a number for both; the kernels' own tiles are in `plan.schedule`. ax: the
+        axes to draw on, whose figure is returned. Raises the errors of `mask`, CallError for a
+        head or a batch row that there is not, and BackendError without matplotlib.
+        """
+        picture = pictured(
+            self._expr,
+            self._needed,
+            n_queries,
+            n_keys,
+            tensors,
+            tile=tile,
+            head=head,
+            batch=batch,
+        )
+        return figure_of(picture, axes=ax)
+
+    def _repr_svg_(self) -> str | None:
+        """What a notebook shows: the pattern at a length that tells its parts apart."""
+        return svg(pictured(self._expr, self._needed, None)) if has_matplotlib() else None
 
     def __str__(self) -> str:
         return self._text

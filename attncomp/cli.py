@@ -13,7 +13,8 @@ from attncomp.api import compile as compile_pattern
 from attncomp.api import load
 from attncomp.errors import AttncompError, OptionError, suggest
 from attncomp.frontend.ast import Expr
-from attncomp.inspection.drawing import PICTURES, Drawing, draw, write_picture
+from attncomp.inspection.catalogue import catalogue_sections
+from attncomp.inspection.formatting import format_files
 from attncomp.inspection.section import Section
 from attncomp.inspection.specs import check_examples, is_file, pattern_of
 from attncomp.inspection.stages import (
@@ -31,6 +32,9 @@ from attncomp.inspection.stages import (
 )
 from attncomp.inspection.terminal import Screen, write_sections
 from attncomp.ir.schedule import BackendName, DtypeName, Problem
+from attncomp.pictures.figure import FORMATS, save
+from attncomp.pictures.picture import Picture
+from attncomp.pictures.request import pictured
 from attncomp.runtime.ahead_of_time import compile_plan, limits
 
 _EMITS: Final = (*STAGES, *KERNEL_STAGES)
@@ -44,6 +48,9 @@ Examples:
   attncomp-inspect specs/sliding_window.attn --emit ast,ir,plan
   attncomp-inspect "mine(w=7)" --library my.attn
   attncomp-inspect my.attn --check
+  attncomp-inspect --format my.attn
+  attncomp-inspect --format --check specs/*.attn
+  attncomp-inspect --catalogue
   attncomp-inspect "first(4) | window(64)" --print-after all --time-passes
   attncomp-inspect "sparsek(k=512) | window(256)" --target sm_90
   attncomp-inspect "window(64)" --target gfx942 --emit ptx --output kernels/
@@ -113,11 +120,13 @@ class _Request:
     output: Path | None
     library: str | None
     check: bool
+    format: bool
+    catalogue: bool
 
     @property
     def picture(self) -> Path | None:
         """The output, if it is one image of the mask."""
-        is_image = self.output is not None and self.output.suffix.lower() in PICTURES
+        is_image = self.output is not None and self.output.suffix.lower() in FORMATS
         return self.output if is_image else None
 
     @property
@@ -131,7 +140,7 @@ class _Request:
         if path is not None and path.suffix and not path.is_dir():
             raise OptionError(
                 subject="--output",
-                expected=f"{', '.join(PICTURES)} or a directory",
+                expected=f"{', '.join(FORMATS)} or a directory",
                 found=repr(str(path)),
             )
 
@@ -169,7 +178,8 @@ class _Request:
 @click.command(
     cls=_Command, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.argument("spec")
+@click.argument("spec", required=False)
+@click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option(
     "--emit",
     multiple=True,
@@ -216,7 +226,7 @@ class _Request:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help=f"A file that ends in {', '.join(PICTURES)} for a picture of the mask, or a directory, "
+    help=f"A file that ends in {', '.join(FORMATS)} for a picture of the mask, or a directory, "
     "new or not, for all that is emitted (by default everything), one file each. A new one has "
     "no dot in its name.",
 )
@@ -227,6 +237,18 @@ class _Request:
     help="Compare the examples of the file SPEC with their pictures; exit code 1 if one differs.",
 )
 @click.option(
+    "--format",
+    is_flag=True,
+    help="Rewrite the .attn file SPEC, and every FILE, in the canonical form: blanks, line ends, "
+    "quotes. With --check nothing is written; exit code 1 if one would change.",
+)
+@click.option(
+    "--catalogue",
+    is_flag=True,
+    help="Describe and draw every primitive, every shipped pattern and those of --library, in "
+    "place of a SPEC. --mask sets the size of the drawings.",
+)
+@click.option(
     "--version",
     is_flag=True,
     is_eager=True,
@@ -235,27 +257,33 @@ class _Request:
     help="Show the version and exit.",
 )
 @click.pass_context
-def main(ctx: click.Context, spec: str, **options: Any) -> None:
+def main(ctx: click.Context, spec: str | None, files: tuple[str, ...], **options: Any) -> None:
     """Show what the compiler makes of SPEC: a pattern such as "sparsek(k=512) | window(256)", or
     the path of a .attn file with one definition that needs no arguments.
 
     Highlighted on a terminal, plain text in a pipe. Exit code 2 for a mistake in the pattern or in
-    an option, 1 if a kernel needs more shared memory than its target has or an example is wrong.
+    an option, 1 if a kernel needs more shared memory than its target has, an example is wrong or a
+    file is not formatted.
     """
     request = _Request(**options)
-    if request.check:
+    if files and not request.format:
+        raise click.UsageError("only --format takes several files")
+    if request.catalogue:
+        _check_catalogue(spec, request)
+    elif spec is None:
+        raise click.UsageError("Missing argument 'SPEC'.")
+    elif request.format:
+        _format(ctx, (spec, *files), check=request.check)
+    elif request.check:
         _check(ctx, spec)
     request.check_output()
     if request.picture is not None and request.mask is None:
         raise click.UsageError(f"--output {request.picture} is a picture of the mask: add --mask N")
-    expr = pattern_of(spec, request.library)
-    sections, fits = _sections(expr, request)
-    if request.mask is not None:
-        drawing = draw(compile_pattern(expr), request.mask, request.seed)
-        if request.picture is not None:
-            _write_picture(drawing, request.picture)
-        else:
-            sections.append(mask_section(drawing))
+    if spec is None:
+        library = None if request.library is None else load(request.library)
+        sections, fits = catalogue_sections(library, request.mask, request.seed), True
+    else:
+        sections, fits = _compiled(spec, request)
     if request.directory is None:
         Screen().show(sections)
     else:
@@ -263,12 +291,50 @@ def main(ctx: click.Context, spec: str, **options: Any) -> None:
     ctx.exit(0 if fits else 1)
 
 
+def _check_catalogue(spec: str | None, request: _Request) -> None:
+    """Raise UsageError for what a catalogue has no use for."""
+    others = (spec, request.emit, request.print_after, request.time_passes, request.check)
+    if any(others) or request.format or request.picture is not None:
+        raise click.UsageError(
+            "--catalogue goes with --library, --mask, --seed and a directory as --output alone"
+        )
+
+
+def _format(ctx: click.Context, files: tuple[str, ...], *, check: bool) -> NoReturn:
+    for file in files:
+        _check_file("--format", file)
+    try:
+        report, formatted = format_files(files, check=check)
+    except OSError as error:
+        raise _Failure(f"cannot write {error.filename}: {error.strerror}") from error
+    click.echo(report, nl=False)
+    ctx.exit(0 if formatted or not check else 1)
+
+
 def _check(ctx: click.Context, spec: str) -> NoReturn:
-    if not is_file(spec):
-        raise click.UsageError(f"--check needs a .attn file, not {spec!r}")
+    _check_file("--check", spec)
     report, holds = check_examples(load(spec))
     click.echo(report, nl=False)
     ctx.exit(0 if holds else 1)
+
+
+def _compiled(spec: str, request: _Request) -> tuple[list[Section], bool]:
+    """The sections of a pattern, its mask included, unless it is written as a picture."""
+    expr = pattern_of(spec, request.library)
+    sections, fits = _sections(expr, request)
+    if request.mask is not None:
+        needed = compile_pattern(expr).tensors
+        picture = pictured(expr, needed, request.mask, seed=request.seed)
+        if request.picture is not None:
+            _write_picture(picture, request.picture)
+        else:
+            sections.append(mask_section(picture))
+    return sections, fits
+
+
+def _check_file(option: str, spec: str) -> None:
+    if not is_file(spec):
+        raise click.UsageError(f"{option} needs a .attn file, not {spec!r}")
 
 
 def _sections(expr: Expr, request: _Request) -> tuple[list[Section], bool]:
@@ -304,9 +370,9 @@ def _kernel_sections(compilation: Compilation, stages: list[str]) -> tuple[list[
     return sections, all(report.shared <= limits(target).shared for report in reports)
 
 
-def _write_picture(drawing: Drawing, path: Path) -> None:
+def _write_picture(picture: Picture, path: Path) -> None:
     try:
-        write_picture(drawing, path)
+        save(picture, path, path.suffix.lower())
     except OSError as error:
         raise _Failure(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)

@@ -152,11 +152,16 @@ def test_mistakes(arguments: list[str], expected: str) -> None:
         (["full", "--output", "m.png"], "--output m.png is a picture of the mask: add --mask N"),
         (["full", "--check"], "--check needs a .attn file, not 'full'"),
         ([], "Missing argument 'SPEC'."),
+        (["--check"], "Missing argument 'SPEC'."),
+        (["full", "--catalogue"], "--catalogue goes with --library, --mask, --seed and a directory"),
+        (["--catalogue", "--emit", "ast"], "--catalogue goes with --library, --mask, --seed"),
+        (["--catalogue", "--check"], "--catalogue goes with --library, --mask, --seed and"),
+        (["--catalogue", "--mask", "4", "--output", "m.png"], "--catalogue goes with --library"),
     ],
 )
 def test_misused_options(arguments: list[str], expected: str) -> None:
     shown = diagnostic(*arguments)
-    assert shown.startswith("Usage: attncomp-inspect [OPTIONS] SPEC\n")
+    assert shown.startswith("Usage: attncomp-inspect [OPTIONS] [SPEC] [FILE]...\n")
     assert f"Error: {expected}" in shown
 
 
@@ -197,14 +202,17 @@ def test_mask_draws_the_gates_of_its_seed(seed: int) -> None:
 def test_blocks_shrink_to_the_terminal() -> None:
     gate = torch.zeros(5, 5, dtype=torch.float64)
     gate[4, 4], gate[0, 1] = 1, 0.01
-    text, side = drawing.as_blocks(gate, 80)
+    sweep = torch.full((5, 5), -1)
+    sweep[4, 4], sweep[0, 1] = 1, 0
+    text, side = drawing.as_blocks(gate, sweep, 80)
     assert side == 1
     assert text.plain == ("\u2580" * 5 + "\n") * 3
-    text, side = drawing.as_blocks(gate, 3)
+    text, side = drawing.as_blocks(gate, sweep, 3)
     assert side == 2
     assert text.plain == ("\u2580" * 3 + "\n") * 2
     colours = [str(span.style) for span in text.spans]
     assert len(set(colours)) == 4  # faint over absent, absent, absent without below, whole
+    assert text.spans[-1].style == Style(color=Color.from_rgb(*hue(1)))
 
 
 def test_mask_as_a_picture(tmp_path: Path) -> None:
@@ -331,8 +339,19 @@ def test_a_reader_that_leaves() -> None:
 
 
 def test_a_terminal_gets_colours() -> None:
+    text = on_a_terminal(PATTERN, "--emit", "ir", "--mask", "9")
+    assert "\x1b[" in text
+    plain = without_colours(text)
+    assert plain.startswith("=== ir ===\n" + output(PATTERN, "--emit", "ir"))
+    assert plain.count("\u2580" * 9 + "\n") == 5
+    sweeps = ["window: 0 <= q - k < 3", "sparsek(k=4, lag=2) where q - k >= 3"]
+    assert plain.endswith("".join(f"\u2588\u2588 {title}\n" for title in sweeps))
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What the command writes to a terminal of 256 colours and 40 columns."""
     reader, writer = pty.openpty()
-    command = [sys.executable, "-m", "attncomp.cli", PATTERN, "--emit", "ir", "--mask", "9"]
+    command = [sys.executable, "-m", "attncomp.cli", *arguments]
     environment = clean_environment(TERM="xterm-256color", COLUMNS="40", PYTHONIOENCODING="utf-8")
     with subprocess.Popen(command, stdout=writer, env=environment) as process:
         os.close(writer)
@@ -341,11 +360,11 @@ def test_a_terminal_gets_colours() -> None:
             shown += chunk
         assert process.wait(timeout=120) == 0
     os.close(reader)
-    text = shown.decode().replace("\r\n", "\n")
-    assert "\x1b[" in text
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert plain.startswith("=== ir ===\n" + output(PATTERN, "--emit", "ir"))
-    assert plain.count("\u2580" * 9 + "\n") == 5
+    return shown.decode().replace("\r\n", "\n")
+
+
+def without_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _read(reader: int) -> bytes:

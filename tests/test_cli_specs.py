@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,80 @@ def test_check_of_examples(tmp_path: Path) -> None:
     assert result.stdout == (
         f"wrong  {file}:6  mine(w=1)\n       expected  found\n       .         #  <\n"
     )
+
+
+FORMATTED = """\
+# what it is for
+pattern mine(w: int) = first(4) | window(w)  # recent
+
+pattern eight = mine(w=8)
+
+example mine(w=1) = "#"
+"""
+
+
+def test_format(tmp_path: Path) -> None:
+    file = tmp_path / "mine.attn"
+    file.write_text(MINE, encoding="utf-8")
+    file.chmod(0o640)
+    link = tmp_path / "link.attn"
+    link.symlink_to(file)
+    result = invoke("--format", str(link), "--check")
+    assert (result.exit_code, result.output) == (1, f"would reformat {link}\n")
+    assert file.read_text(encoding="utf-8") == MINE
+    assert output("--format", str(link)) == f"reformatted {link}\n"
+    assert file.read_bytes() == FORMATTED.encode()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["link.attn", "mine.attn"]
+    written = file.stat().st_mtime_ns
+    for arguments in (["--format"], ["--format", "--check"]):
+        assert output(str(file), *arguments) == f"{file} is formatted\n"
+    assert file.stat().st_mtime_ns == written
+
+
+def test_format_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.attn").write_text(MINE, encoding="utf-8")
+    Path("b.attn").write_bytes(FORMATTED.replace("\n", "\r\n").encode())
+    Path("c.attn").write_text("pattern c = full |", encoding="utf-8")
+    error = (
+        "error: unexpected end of the file: expected a pattern\n"
+        " --> c.attn:1:19\n"
+        "  | pattern c = full |\n"
+        "  |                   ^\n"
+    )
+    assert diagnostic("--format", "a.attn", "b.attn", "c.attn") == error
+    assert Path("a.attn").read_text(encoding="utf-8") == MINE
+    Path("c.attn").write_text("pattern c = full\n", encoding="utf-8")
+    expected = "reformatted a.attn\nreformatted b.attn\nc.attn is formatted\n"
+    assert output("--format", "a.attn", "b.attn", "c.attn") == expected
+    assert Path("a.attn").read_bytes() == Path("b.attn").read_bytes() == FORMATTED.encode()
+
+
+def test_files_that_cannot_be_formatted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: Path) -> None:
+        raise OSError(28, "No space left on device", source)
+
+    missing = tmp_path / "none.attn"
+    assert diagnostic("--format", str(missing)) == (
+        f"error: cannot read {missing}: No such file or directory\n"
+    )
+    file = tmp_path / "mine.attn"
+    file.write_text(MINE, encoding="utf-8")
+    monkeypatch.setattr(os, "replace", full)
+    assert diagnostic("--format", str(file)) == (
+        f"error: cannot write {file}: No space left on device\n"
+    )
+    assert os.listdir(tmp_path) == ["mine.attn"]
+    assert file.read_text(encoding="utf-8") == MINE
+    for arguments, expected in (
+        (["full", "--format"], "--format needs a .attn file, not 'full'"),
+        ([str(file), "--format", "full"], "--format needs a .attn file, not 'full'"),
+        (["full", "causal"], "only --format takes several files"),
+        (["--format"], "Missing argument 'SPEC'."),
+        (["--format", "--catalogue"], "--catalogue goes with"),
+    ):
+        assert f"Error: {expected}" in diagnostic(*arguments)
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("specs/*.attn")), ids=lambda file: file.name)

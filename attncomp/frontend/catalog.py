@@ -233,9 +233,13 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Primitive(Signature):
-    """A row of the table. `soft`: its gate may lie between 0 and 1."""
+    """A row of the table. `soft`: its gate may lie between 0 and 1.
+
+    `example` is a call with small arguments, for pictures; empty where the name alone is one.
+    """
 
     soft: bool = False
+    example: str = ""
 
 
 _TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
@@ -300,11 +304,13 @@ _ROWS = (
     Primitive(
         name="window",
         parameters=(_count("size", "Keys attended, the query's own position included."),),
+        example="window(5)",
         doc="The last `size` keys: 0 <= q - k < size.",
     ),
     Primitive(
         name="first",
         parameters=(_count("count", "Keys attended, from position 0."),),
+        example="first(3)",
         doc="The first `count` keys, attention sinks or global keys: k < count and k <= q.",
     ),
     Primitive(
@@ -321,6 +327,7 @@ _ROWS = (
             ),
         ),
         soft=True,
+        example="sparsek(k=4)",
         doc="The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).",
     ),
 )

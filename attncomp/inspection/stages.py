@@ -13,12 +13,13 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.errors import OptionError, suggest
 from attncomp.frontend.ast import Expr, dump, to_text
-from attncomp.inspection.drawing import Drawing, as_characters
+from attncomp.inspection.drawing import as_characters
 from attncomp.inspection.section import Section
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import Pass, pipeline
 from attncomp.ir.printer import print_graph
 from attncomp.ir.schedule import Problem
+from attncomp.pictures.picture import Picture
 from attncomp.runtime.ahead_of_time import KernelReport, limits
 from attncomp.runtime.explain import explain
 
@@ -148,10 +149,11 @@ def kernel_sections(reports: Iterable[KernelReport], target: str) -> list[Sectio
     ]
 
 
-def mask_section(drawing: Drawing) -> Section:
+def mask_section(picture: Picture) -> Section:
     """A gate matrix, in characters where there are no colours."""
-    text = f"{drawing.caption}\n. is 0, 1 to 9 tenths, # 1\n{as_characters(drawing.gate)}"
-    return Section(title="mask", text=text, file="mask.txt", drawing=drawing)
+    text = f". is 0, 1 to 9 tenths, # 1\n{as_characters(picture.gate)}"
+    lead = f"{picture.caption}\n"
+    return Section(title="mask", lead=lead, text=text, file="mask.txt", picture=picture)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from attncomp.inspection.drawing import Drawing, as_blocks
+from attncomp.inspection.drawing import as_blocks, legend
 from attncomp.inspection.section import Section
+from attncomp.pictures.picture import Picture
 
 
 class Screen:
@@ -30,8 +31,9 @@ class Screen:
         for number, section in enumerate(sections):
             if len(sections) > 1:
                 self._title(section.title, first=number == 0)
-            if section.drawing is not None and self.coloured:
-                self._drawing(section.drawing)
+            click.echo(section.lead, nl=False)
+            if section.picture is not None and self.coloured:
+                self._picture(section.picture)
             else:
                 self._body(section)
 
@@ -42,11 +44,12 @@ class Screen:
         else:
             click.echo(f"{blank}=== {title} ===")
 
-    def _drawing(self, drawing: Drawing) -> None:
-        blocks, side = as_blocks(drawing.gate, self._console.width)
-        scale = f"; a cell shows the largest of {side} x {side} gates" if side > 1 else ""
-        click.echo(drawing.caption + scale)
+    def _picture(self, picture: Picture) -> None:
+        blocks, side = as_blocks(picture.gate, picture.sweep, self._console.width)
+        if side > 1:
+            click.echo(f"a cell shows the largest of {side} x {side} gates")
         self._console.print(blocks, end="")
+        self._console.print(legend(picture), end="")
 
     def _body(self, section: Section) -> None:
         text = section.text.rstrip("\n")
@@ -65,6 +68,7 @@ def write_sections(sections: Sequence[Section], directory: Path) -> list[Path]:
     paths = []
     for section in sections:
         path = directory / section.file
-        path.write_text(section.text.rstrip("\n") + "\n", encoding="utf-8")
+        text = f"{section.lead}{section.text}"
+        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         paths.append(path)
     return paths

@@ -1,0 +1,192 @@
+"""What a picture of a pattern shows, as data: gates, the sweeps that own them, and what is visited.
+
+What is visited comes from the plan, by the expressions that the kernels run: the bounds of
+contiguous sweeps and the selections' lists of keys. Which pairs are attended comes from the dense
+meaning of the pattern. A picture thus shows both, and the pairs between them that cost time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_never
+
+from attncomp.codegen.plan import (
+    Comparison,
+    Gate,
+    KernelPlan,
+    Largest,
+    Selected,
+    Smallest,
+    SweepPlan,
+)
+from attncomp.frontend.ast import Expr
+from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
+from attncomp.ir.ops import Range, SparseK
+from attncomp.ir.oracle import gate_matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One step of a contiguous sweep: queries by keys; full if all pairs count, without a mask."""
+
+    sweep: int
+    queries: range
+    keys: range
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """The keys [n], ascending, that a gathered sweep walks for a tile of queries."""
+
+    sweep: int
+    queries: range
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What is drawn of one head.
+
+    gate [Nq, Nk] in [0, 1]. sweep [Nq, Nk] int64: the sweep that visits the pair, -1 where the gate
+    is 0. titles: a label a sweep. tile: queries by keys of the tiles. tiles and lists: what the
+    sweeps visit. caption: what it all is, in one line.
+    """
+
+    gate: Tensor
+    sweep: Tensor
+    titles: tuple[str, ...]
+    tile: tuple[int, int]
+    tiles: tuple[Tile, ...]
+    lists: tuple[KeyList, ...]
+    caption: str
+
+    def visitor(self) -> Tensor:
+        """The first sweep that visits each pair, attended or not, -1 for none: [Nq, Nk] int64."""
+        visitor = torch.full_like(self.sweep, len(self.titles))
+        for tile in self.tiles:
+            rows = visitor[tile.queries.start : tile.queries.stop]
+            rows[:, tile.keys.start : tile.keys.stop].clamp_(max=tile.sweep)
+        for walk in self.lists:
+            rows = visitor[walk.queries.start : walk.queries.stop]
+            keys = torch.tensor(walk.keys, dtype=torch.int64)
+            rows[:, keys] = rows[:, keys].clamp(max=walk.sweep)
+        return torch.where(visitor == len(self.titles), -1, visitor)
+
+
+def picture(
+    expr: Expr,
+    plan: KernelPlan,
+    n_queries: int,
+    n_keys: int,
+    scores: Mapping[str, Tensor],
+    *,
+    tile: tuple[int, int],
+    caption: str,
+) -> Picture:
+    """The picture of one head: scores [Nk] for each tensor that the pattern needs.
+
+    plan is that of expr for any problem; tile: queries by keys.
+    """
+    tensors = {name: u.detach().cpu()[None, None] for name, u in scores.items()}
+    gate = gate_matrix(build(expr), n_queries, n_keys, tensors)[0, 0].detach()
+    selected = tuple(
+        _selected(SparseK(k=s.k, lag=s.lag, gate="hard", scores=s.scores), gate.shape, tensors)
+        for s in plan.selections
+    )
+    sweep = torch.full(gate.shape, -1, dtype=torch.int64)
+    for index, sweep_plan in enumerate(plan.sweeps):
+        sweep[_attends(sweep_plan, gate.shape, selected) & (gate != 0)] = index
+    tiles: list[Tile] = []
+    lists: list[KeyList] = []
+    for start in range(0, n_queries, tile[0]):
+        queries = range(start, min(start + tile[0], n_queries))
+        for index, sweep_plan in enumerate(plan.sweeps):
+            if sweep_plan.source is None:
+                tiles += _tiles(index, sweep_plan, queries, n_keys - n_queries, n_keys, tile[1])
+            else:
+                alive = selected[sweep_plan.source][start : queries.stop].any(0)
+                lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
+    return Picture(
+        gate=gate,
+        sweep=sweep,
+        titles=tuple(sweep.label for sweep in plan.sweeps),
+        tile=tile,
+        tiles=tuple(tiles),
+        lists=tuple(lists),
+        caption=caption,
+    )
+
+
+def _selected(op: SparseK, shape: torch.Size, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Which keys a selection has at which query: [Nq, Nk] bool."""
+    graph = Graph()
+    graph = graph.set_root(graph.add(op))
+    return gate_matrix(graph, shape[0], shape[1], tensors)[0, 0] != 0
+
+
+def _attends(sweep: SweepPlan, shape: torch.Size, selected: Sequence[Tensor]) -> Tensor:
+    """The pairs [Nq, Nk] that are a sweep's own: mask, source, absent selections and gate."""
+    n_queries, n_keys = shape
+    key = torch.arange(n_keys).expand(shape)
+    values = {"key": key, "distance": torch.arange(n_queries)[:, None] + n_keys - n_queries - key}
+
+    def holds(comparison: Comparison) -> Tensor:
+        value = values[comparison.value]
+        return (
+            value >= comparison.bound if comparison.relation == ">=" else value < comparison.bound
+        )
+
+    own = torch.full(shape, not sweep.residual)
+    for conjunction in sweep.residual:
+        met = torch.ones(shape, dtype=torch.bool)
+        for comparison in conjunction:
+            met &= holds(comparison)
+        own |= met
+    if sweep.source is not None:
+        own &= selected[sweep.source]
+    for index in sweep.absent:
+        own &= ~selected[index]
+    return own if sweep.gate is None else own & _positive(sweep.gate, selected)
+
+
+def _positive(gate: Gate, selected: Sequence[Tensor]) -> Tensor:
+    """Where a gate over selections is not 0."""
+    match gate:
+        case Selected(selection):
+            return selected[selection]
+        case Largest(members):
+            return torch.stack([_positive(member, selected) for member in members]).any(0)
+        case Smallest(members):
+            return torch.stack([_positive(member, selected) for member in members]).all(0)
+        case _:
+            assert_never(gate)
+
+
+def _tiles(
+    index: int, sweep: SweepPlan, queries: range, shift: int, n_keys: int, size: int
+) -> Iterator[Tile]:
+    """The tiles that a contiguous sweep visits for a tile of queries, from the plan's bounds."""
+    if sweep.bounds is None:
+        raise ValueError(f"expected a plan with bounds, found none for sweep {index}")
+    values = {"first": queries[0] + shift, "last": queries[-1] + shift, "n_keys": n_keys}
+    lower, upper = _ends(sweep.bounds.keys, values)
+    full_lower, full_upper = _ends(sweep.bounds.full_keys, values)
+    for start in range(lower, upper, size):
+        stop = min(start + size, upper)
+        full = not sweep.absent and full_lower <= start and stop <= full_upper
+        yield Tile(index, queries, range(start, stop), full)
+
+
+def _ends(bounds: Range, values: Mapping[str, int]) -> tuple[int, int]:
+    """Both ends of a range of keys; `constant` terms are their offset."""
+    lower, upper = (
+        [values.get(term.base, 0) + term.offset for term in terms]
+        for terms in (bounds.lower, bounds.upper)
+    )
+    return max(lower), min(upper)
