@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, overload
@@ -20,24 +19,20 @@ from attncomp.frontend import library as definitions
 from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
-from attncomp.ir.graph import Graph
-from attncomp.ir.ops import SparseK
-from attncomp.ir.oracle import gate_matrix
+from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
 from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
 from attncomp.pictures.request import pictured
 from attncomp.runtime.autograd import attention
 from attncomp.runtime.checks import (
-    check_given,
-    check_names,
     check_query_key_value,
-    check_scores,
     check_tensors,
     checked_length,
     checked_scale,
 )
 from attncomp.runtime.explain import explain
+from attncomp.runtime.inputs import Sizes, checked_inputs, mask_sizes, shape_text
 from attncomp.runtime.program import (
     backend_for,
     problem_from,
@@ -131,9 +126,11 @@ class CompiledPattern:
         self._backend = backend
         self._text = to_text(expr)
         graph = build(expr)
-        self._needed = _score_names(graph)
-        # Selections that cannot matter are no part of any plan, nor are their scores.
-        self._used = lower(expr, _default_problem("torch", on_gpu=False)).scores
+        self._entries = tensor_entries(graph)
+        self._needed = tensor_names(graph)
+        # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
+        plan = lower(expr, _default_problem("torch", on_gpu=False))
+        self._used, self._given = plan.scores, plan.tensors
         self._recent: tuple[str, torch.device] | None = None
 
     @overload
@@ -192,6 +189,8 @@ class CompiledPattern:
         is float16, bfloat16, float32 or, on backends torch and reference, float64; under
         torch.autocast q, k and v are cast to its dtype. Strides are any with a last one of 1.
         scores: [B, G, Nk] with G dividing Hq, of any floating dtype, for patterns with sparsek.
+        Tensors that `where` reads are keyword arguments by the names they have there: integers or
+        bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         scale defaults to 1 / sqrt(D).
 
         Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
@@ -205,19 +204,18 @@ class CompiledPattern:
         q, k, v = _autocast(q, k, v)
         backend = backend_for(self._backend, q.device.type, q.dtype)
         check_query_key_value(q, k, v, backend, self._text)
-        check_names(tensors, self._needed, self._text)
-        for name in self._needed:
-            check_given(name, tensors.get(name), "[B, G, Nk]", self._text)
-            check_scores(name, tensors[name], k.shape[2], self._text, q)
+        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2])
+        tensors = checked_inputs(tensors, self._needed, self._entries, sizes, self._text, q)
         factor = checked_scale(scale, q.shape[3], self._text)
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
         else:
             used = [tensors[name] for name in self._used]
+            given = [tensors[name] for name in self._given]
             problem = problem_text(backend, q, k, v, used)
             if not torch.compiler.is_compiling():
                 self._recent = problem, q.device
-            out, lse = attention(q, k, v, used, factor, self._text, problem)
+            out, lse = attention(q, k, v, used, given, factor, self._text, problem)
         return (out, lse) if return_lse else out
 
     def _reference(
@@ -226,7 +224,10 @@ class CompiledPattern:
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
         graph = build(self._expr)
         # In fp16 or bf16 the gates would be rounded to it.
-        wide = {name: u.to(torch.promote_types(real, u.dtype)) for name, u in tensors.items()}
+        wide = {
+            name: u.to(torch.promote_types(real, u.dtype)) if u.is_floating_point() else u
+            for name, u in tensors.items()
+        }
         out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), wide, scale)
         return out.to(q.dtype), lse
 
@@ -234,6 +235,19 @@ class CompiledPattern:
     def tensors(self) -> tuple[str, ...]:
         """Names of the tensors that a call needs beside q, k and v."""
         return self._needed
+
+    @property
+    def shapes(self) -> dict[str, str]:
+        """The shapes of `tensors`, as in `[B, G, Nk]`."""
+        return {
+            name: shape_text(self._entries[name]) if name in self._entries else "[B, G, Nk]"
+            for name in self._needed
+        }
+
+    @property
+    def integer_tensors(self) -> tuple[str, ...]:
+        """Those among `tensors` that `where` reads, integers or bool; the others are scores."""
+        return tuple(self._entries)
 
     @property
     def backend(self) -> str | None:
@@ -262,23 +276,31 @@ class CompiledPattern:
     def explain(self) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
         dense = self._backend == "reference"
-        return explain(self.plan, self._text, self._needed, dense=dense)
+        return explain(self.plan, self._text, self.shapes, dense=dense)
 
-    def mask(self, n_queries: int, n_keys: int | None = None, /, **tensors: Tensor) -> Tensor:
+    def mask(
+        self,
+        n_queries: int,
+        n_keys: int | None = None,
+        /,
+        *,
+        heads: int | None = None,
+        batch: int | None = None,
+        **tensors: Tensor,
+    ) -> Tensor:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
-        H is the number of score groups. The dtype is that of the scores, float64 for patterns
-        without any. Raises CallError for sizes below 1 and tensors that do not fit. For small
-        sizes: takes time and memory in proportion to Nq * Nk.
+        heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
+        the head h or the row b itself needs them. The dtype is that of the scores, float64 for
+        patterns without any. Raises CallError for sizes below 1 and tensors that do not fit. For
+        small sizes: takes time and memory in proportion to Nq * Nk.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-        check_names(tensors, self._needed, self._text)
-        for name in self._needed:
-            check_given(name, tensors.get(name), f"[B, G, {n_keys}]", self._text)
-            check_scores(name, tensors[name], n_keys, self._text)
-        heads = math.lcm(*(tensors[name].shape[1] for name in self._needed))
-        return gate_matrix(build(self._expr), n_queries, n_keys, tensors, heads)
+        graph = build(self._expr)
+        sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
+        given = checked_inputs(tensors, self._needed, self._entries, sizes, self._text)
+        return gate_matrix(graph, n_queries, n_keys, given, sizes.heads or 1, sizes.batch or 1)
 
     def plot(
         self,
@@ -302,7 +324,6 @@ class CompiledPattern:
         """
         picture = pictured(
             self._expr,
-            self._needed,
             n_queries,
             n_keys,
             tensors,
@@ -314,7 +335,9 @@ class CompiledPattern:
 
     def _repr_svg_(self) -> str | None:
         """What a notebook shows: the pattern at a length that tells its parts apart."""
-        return svg(pictured(self._expr, self._needed, None)) if has_matplotlib() else None
+        if self._entries or not has_matplotlib():
+            return None  # its integer tensors are the user's to give
+        return svg(pictured(self._expr, None))
 
     def __str__(self) -> str:
         return self._text
@@ -333,12 +356,6 @@ class CompiledPattern:
 
     def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
         return _compile_text, (self._text, self._backend)
-
-
-def _score_names(graph: Graph) -> tuple[str, ...]:
-    """Names of the score tensors of all selections, in the order of the text."""
-    ops = map(graph.op, graph.walk())
-    return tuple(dict.fromkeys(op.scores for op in ops if isinstance(op, SparseK)))
 
 
 def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

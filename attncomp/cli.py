@@ -9,7 +9,6 @@ from typing import Any, Final, NoReturn, cast
 
 import click
 
-from attncomp.api import compile as compile_pattern
 from attncomp.api import load
 from attncomp.errors import AttncompError, OptionError, suggest
 from attncomp.frontend.ast import Expr
@@ -323,8 +322,7 @@ def _compiled(spec: str, request: _Request) -> tuple[list[Section], bool]:
     expr = pattern_of(spec, request.library)
     sections, fits = _sections(expr, request)
     if request.mask is not None:
-        needed = compile_pattern(expr).tensors
-        picture = pictured(expr, needed, request.mask, seed=request.seed)
+        picture = pictured(expr, request.mask, seed=request.seed)
         if request.picture is not None:
             _write_picture(picture, request.picture)
         else:

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from attncomp.errors import Span
-from attncomp.frontend.ast import Call, Expr
+from attncomp.errors import Note, PatternError, Span, UnexpectedTextError, quoted
+from attncomp.frontend.ast import Call, Expr, Where
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Argument, GateMode, Value, lookup
 from attncomp.frontend.library import shipped
+from attncomp.frontend.parser import parse
 
 __all__ = [
     "Pattern",
     "causal",
+    "chunk",
     "first",
     "full",
     "longformer",
@@ -30,6 +32,7 @@ __all__ = [
     "sparsek",
     "sparsek_window",
     "streaming_llm",
+    "where",
     "window",
 ]
 
@@ -62,6 +65,35 @@ def first(count: int) -> Call:
     As sinks beside a window they are StreamingLLM's (arXiv 2309.17453).
     """
     return _call("first", count=count)
+
+
+def chunk(size: int) -> Call:
+    """The query's own chunk of `size` positions: q // size == k // size.
+
+    size: Positions of a chunk; the first starts at position 0.
+    With `causal()` it is the chunked attention of Llama 4.
+    """
+    return _call("chunk", size=size)
+
+
+def where(predicate: str) -> Where:
+    """The pairs for which a predicate holds, such as `"q - k < 8 or (q - k) % 64 == 0"`.
+
+    predicate: Comparisons of integer arithmetic (`+ - * // %`, constant divisors), joined by `and`,
+    `or` and `not`, over q and k, the positions of query and key, h, the query head, b, the row of
+    the batch, n, the number of keys, and integer tensors with subscripts. These tensors are keyword
+    arguments of the call: `where("segment[q] == segment[k]")` takes `segment` [Nk].
+    Raises PatternError with the place in the predicate.
+    """
+    here = caller()
+    try:
+        tree = parse(f"where({predicate})", "<where>")
+    except PatternError as error:
+        error.notes = (*error.notes, Note("in where, called here", here))
+        raise
+    if not isinstance(tree, Where):  # `q < 1) | full(`
+        raise UnexpectedTextError(here, found=quoted(predicate), expected="one predicate")
+    return Where(tree.condition, here)
 
 
 def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:

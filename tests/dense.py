@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -36,7 +36,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """q, k, v and scores of a call, with the gradients that come back to out and lse."""
+    """q, k, v and scores of a call, with the gradients that come back to out and lse.
+
+    given: integer tensors by the names that predicates call them.
+    """
 
     q: Tensor
     k: Tensor
@@ -44,6 +47,12 @@ class Inputs:
     scores: Tensor
     dout: Tensor
     dlse: Tensor
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """The same numbers in another floating dtype."""
+        names = ("q", "k", "v", "scores", "dout", "dlse")
+        return replace(self, **{name: getattr(self, name).detach().to(dtype) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +112,24 @@ def random_inputs(
         else scores.to(device=device, dtype=dtype),
         dout=normal(s.batch, s.query_heads, s.n_queries, s.value_dim),
         dlse=normal(s.batch, s.query_heads, s.n_queries),
+        given={name: t.to(device) for name, t in integer_tensors(shape, generator).items()},
     )
+
+
+def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random tensors of all the shapes that predicates ask for, int32, int64 and bool."""
+    s = shape
+
+    def drawn(high: int, *size: int) -> Tensor:
+        return torch.randint(0, max(high, 1), size, generator=generator, dtype=torch.int32)
+
+    return {
+        "segment": drawn(3, s.n_keys).long(),  # [Nk]
+        "documents": drawn(3, s.batch, s.n_keys).sort(1).values,  # [B, Nk]
+        "lengths": drawn(s.n_keys + 1, s.batch),  # [B]
+        "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
+        "tiles": drawn(2, 1, 9, 9).int(),  # [1, Nq / 5, Nk / 5]
+    }
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:
@@ -143,7 +169,7 @@ def dense_result(
     graph = graph_of(pattern)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return reference_attention(graph, q, k, v, {"scores": scores}, scale)
+        return reference_attention(graph, q, k, v, {**inputs.given, "scores": scores}, scale)
 
     return run_with_gradients(attend, inputs, with_lse=with_lse)
 

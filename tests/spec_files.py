@@ -39,10 +39,33 @@ def call(draw: st.DrawFn) -> list[str]:
 
 
 @st.composite
+def total(draw: st.DrawFn) -> list[str]:
+    """Arithmetic over the indices of a pair."""
+    operand = st.sampled_from([["i"], ["j"], ["7"], ["-", "j"], ["s", "[", "i", ",", "j", "]"]])
+    parts = draw(st.lists(operand, min_size=1, max_size=2))
+    return joined(parts, draw(st.sampled_from(["+", "-", "*", "//", "%"])))
+
+
+@st.composite
+def condition(draw: st.DrawFn, depth: int = 2) -> list[str]:
+    kind = draw(st.integers(0, 3)) if depth else 0
+    if kind == 0:
+        signs = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
+        return joined(draw(st.lists(total(), min_size=2, max_size=3)), draw(signs))
+    if kind == 1:
+        return ["not", "(", *draw(condition(depth - 1)), ")"]
+    parts = [["not", *draw(condition(0))], ["(", *draw(condition(depth - 1)), ")"]]
+    parts += draw(st.lists(condition(0), max_size=2))
+    return joined(parts, "and" if kind == 2 else "or")
+
+
+@st.composite
 def pattern(draw: st.DrawFn, depth: int = 3) -> list[str]:
-    kind = draw(st.integers(0, 4)) if depth else 0
+    kind = draw(st.integers(0, 5)) if depth else 0
     if kind == 0:
         return draw(call())
+    if kind == 5:
+        return ["where", "(", *draw(condition()), ")"]
     if kind == 1:
         return ["~", "(", *draw(pattern(depth - 1)), ")"]
     if kind == 2:

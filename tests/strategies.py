@@ -10,7 +10,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 from typing_extensions import assert_never
 
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union
+from attncomp.errors import PredicateRangeError
+from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
+from attncomp.frontend.predicate import (
+    OPERATORS,
+    RELATIONS,
+    And,
+    Arithmetic,
+    Compare,
+    Condition,
+    Entry,
+    Integer,
+    Negative,
+    Not,
+    Number,
+    Operator,
+    Or,
+    Variable,
+    VariableName,
+)
+from attncomp.ir.conditions import affine
 from attncomp.ir.ops import GATE_MODES, GateMode
 
 Drawn = st.SearchStrategy
@@ -67,7 +86,74 @@ def _crisp_leaves() -> Drawn[Expr]:
         st.just(Call("full", ())),
         _sizes(1).map(lambda size: Call("window", (("size", size),))),
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
+        _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
+        st.sampled_from(_PREDICATES).map(Where),
     )
+
+
+def integers(names: tuple[VariableName, ...] = ("q", "k", "h", "b", "n")) -> Drawn[Integer]:
+    """Integer expressions over some indices; divisors are constants other than 0."""
+    leaves = st.one_of(st.integers(0, 9).map(Number), st.sampled_from(names).map(Variable))
+    divisors = st.integers(1, 7).flatmap(
+        lambda value: st.sampled_from([Number(value), Negative(Number(value))])
+    )
+
+    def grow(parts: Drawn[Integer]) -> Drawn[Integer]:
+        return st.one_of(
+            st.builds(Arithmetic, st.sampled_from(OPERATORS[:3]), parts, parts),
+            st.builds(Arithmetic, st.sampled_from(OPERATORS[3:]), parts, divisors),
+            parts.map(Negative),
+        )
+
+    return st.recursive(leaves, grow, max_leaves=4).filter(_fits)
+
+
+def _fits(integer: Integer) -> bool:
+    try:
+        affine(integer)
+    except PredicateRangeError:
+        return False
+    return True
+
+
+def conditions(names: tuple[VariableName, ...] = ("q", "k", "h", "b", "n")) -> Drawn[Condition]:
+    """Predicates over some indices."""
+    parts = integers(names)
+    leaves = st.builds(Compare, st.sampled_from(RELATIONS), parts, parts)
+
+    def grow(inner: Drawn[Condition]) -> Drawn[Condition]:
+        several = st.lists(inner, min_size=2, max_size=3).map(tuple)
+        return st.one_of(several.map(And), several.map(Or), inner.map(Not))
+
+    return st.recursive(leaves, grow, max_leaves=3)
+
+
+_Q, _K, _H, _B, _N = (Variable(name) for name in ("q", "k", "h", "b", "n"))
+
+
+def _minus(left: Integer, right: Integer) -> Integer:
+    return Arithmetic("-", left, right)
+
+
+def _of(operator: Operator, value: Integer, divisor: int) -> Integer:
+    return Arithmetic(operator, value, Number(divisor))
+
+
+# Few, as each distinct test doubles the cases of a pattern.
+_PREDICATES: tuple[Condition, ...] = (
+    Compare("==", _of("%", _minus(_Q, _K), 3), Number(1)),
+    Compare(">=", _of("//", _Q, 5), _of("//", _K, 5)),
+    Compare("<=", _of("*", _K, 2), _Q),
+    Compare("<", _minus(_Q, _K), Arithmetic("*", Number(4), Arithmetic("+", _H, Number(1)))),
+    Compare("!=", _of("%", _K, 4), _of("%", _H, 4)),
+    Compare("==", Entry("segment", (_Q,)), Entry("segment", (_K,))),
+    Compare("==", Entry("documents", (_B, _Q)), Entry("documents", (_B, _K))),
+    Compare("<", _K, Entry("lengths", (_B,))),
+    Compare("<", _Q, Entry("until", (_B, _H, _K))),
+    Compare("!=", Entry("tiles", (_B, _of("//", _Q, 5), _of("//", _K, 5))), Number(0)),
+    And((Compare("<=", Number(2), _K), Compare("<", _K, Arithmetic("//", _N, Number(2))))),
+    Or((Compare("==", _B, Number(1)), Compare("<", _minus(_Q, _K), Number(6)))),
+)
 
 
 def _soft_trees(mode: GateMode, max_leaves: int) -> Drawn[Expr]:
@@ -96,6 +182,8 @@ def _has_sparsek(expr: Expr) -> bool:
     match expr:
         case Call(name=name):
             return name == "sparsek"
+        case Where():
+            return False
         case Complement(operand=operand):
             return _has_sparsek(operand)
         case Difference(left=left, right=right):

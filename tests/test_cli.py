@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -11,7 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import diagnostic, invoke, output
+from cli_support import (
+    clean_environment,
+    diagnostic,
+    invoke,
+    on_a_terminal,
+    output,
+    without_colours,
+)
+from rich.color import Color
+from rich.style import Style
 
 import attncomp
 from attncomp import cli
@@ -23,6 +31,7 @@ from attncomp.frontend.ast import dump
 from attncomp.frontend.parser import parse
 from attncomp.inspection import drawing
 from attncomp.ir.schedule import Problem
+from attncomp.pictures.palette import hue
 from attncomp.runtime.ahead_of_time import KernelReport, compile_plan
 
 ROOT = Path(__file__).parent.parent
@@ -42,14 +51,6 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         timeout=120,
         env=clean_environment(**environment),
     )
-
-
-def clean_environment(**changes: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
-    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "COLORTERM"):
-        if name not in changes:
-            environment.pop(name, None)
-    return environment
 
 
 def test_explain_is_the_default() -> None:
@@ -153,7 +154,10 @@ def test_mistakes(arguments: list[str], expected: str) -> None:
         (["full", "--check"], "--check needs a .attn file, not 'full'"),
         ([], "Missing argument 'SPEC'."),
         (["--check"], "Missing argument 'SPEC'."),
-        (["full", "--catalogue"], "--catalogue goes with --library, --mask, --seed and a directory"),
+        (
+            ["full", "--catalogue"],
+            "--catalogue goes with --library, --mask, --seed and a directory",
+        ),
         (["--catalogue", "--emit", "ast"], "--catalogue goes with --library, --mask, --seed"),
         (["--catalogue", "--check"], "--catalogue goes with --library, --mask, --seed and"),
         (["--catalogue", "--mask", "4", "--output", "m.png"], "--catalogue goes with --library"),
@@ -346,29 +350,3 @@ def test_a_terminal_gets_colours() -> None:
     assert plain.count("\u2580" * 9 + "\n") == 5
     sweeps = ["window: 0 <= q - k < 3", "sparsek(k=4, lag=2) where q - k >= 3"]
     assert plain.endswith("".join(f"\u2588\u2588 {title}\n" for title in sweeps))
-
-
-def on_a_terminal(*arguments: str) -> str:
-    """What the command writes to a terminal of 256 colours and 40 columns."""
-    reader, writer = pty.openpty()
-    command = [sys.executable, "-m", "attncomp.cli", *arguments]
-    environment = clean_environment(TERM="xterm-256color", COLUMNS="40", PYTHONIOENCODING="utf-8")
-    with subprocess.Popen(command, stdout=writer, env=environment) as process:
-        os.close(writer)
-        shown = b""
-        while chunk := _read(reader):
-            shown += chunk
-        assert process.wait(timeout=120) == 0
-    os.close(reader)
-    return shown.decode().replace("\r\n", "\n")
-
-
-def without_colours(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-def _read(reader: int) -> bytes:
-    try:
-        return os.read(reader, 65536)
-    except OSError:  # Linux: the other side is closed
-        return b""

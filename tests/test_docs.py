@@ -28,7 +28,7 @@ from attncomp.runtime.ahead_of_time import LIMITS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-MAX_README_LINES = 240  # besides the measured tables
+MAX_README_LINES = 250  # besides the measured tables
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What a path in the text has to start with to be one of this repository.
 FOLDERS = ("attncomp/", "tests/", "benchmarks/", "examples/", "specs/", ".ci/")

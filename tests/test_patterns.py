@@ -29,6 +29,7 @@ from attncomp.frontend.ast import (
     Expr,
     Intersection,
     Union,
+    Where,
     dump,
 )
 from attncomp.frontend.catalog import (
@@ -41,6 +42,7 @@ from attncomp.frontend.catalog import (
 )
 from attncomp.frontend.library import shipped
 from attncomp.frontend.parser import parse
+from attncomp.frontend.predicate import condition_text
 from attncomp.runtime.cache import cache_key
 
 PACKAGE = Path(attncomp.__file__).parent
@@ -75,12 +77,26 @@ def test_operators_are_those_of_the_language(pattern: Expr, text: str) -> None:
     assert dump(pattern) == dump(parse(text))
 
 
+def test_where() -> None:
+    pattern = P.where("segment[q] == segment[k] and q - k < 2 * 8") & P.causal()
+    assert pattern == parse("where(segment[q] == segment[k] and q - k < 2 * 8) & causal")
+    with pytest.raises(errors.UnknownIndexError) as caught:
+        P.where("q - k < w")
+    assert str(caught.value).startswith("error: unknown name 'w'\n --> <where>:1:15\n")
+    assert f"in where, called here:\n --> {__file__}:" in str(caught.value)
+    with pytest.raises(errors.UnexpectedTextError) as two:
+        P.where("q < 1) | full & where(k < 1")
+    assert two.value.message == ("unexpected 'q < 1) | full & where(k < 1': expected one predicate")
+
+
 def rebuilt(tree: Expr) -> Expr:
     """The same tree from functions and operators."""
     match tree:
         case Call():
             make: Callable[..., Expr] = getattr(P, tree.name)
             return make(**dict(tree.arguments))
+        case Where():
+            return P.where(condition_text(tree.condition))
         case Union():
             return functools.reduce(operator.or_, map(rebuilt, tree.members))
         case Intersection():
@@ -182,7 +198,7 @@ def test_wrong_values_are_the_errors_of_the_text(source: str, text: str) -> None
         ),
         (
             "p = functools.reduce(operator.or_, [P.sparsek(k, k) for k in range(1, 40)])",
-            "pattern is larger than 4096 combinations of selections",
+            "pattern is larger than 4096 combinations of selections and tests",
             "P.sparsek(k, k)",
             "",
         ),
@@ -303,10 +319,11 @@ def test_functions_pass_every_argument_on(name: str) -> None:
 
 
 def test_the_module_is_complete() -> None:
-    assert P.__all__ == ["Pattern", *sorted(rows())]
+    names = {*rows(), "where"}
+    assert P.__all__ == ["Pattern", *sorted(names)]
     functions = [name for name, value in vars(P).items() if inspect.isfunction(value)]
     own = {name for name in functions if getattr(P, name).__module__ == P.__name__}
-    assert {name for name in own if not name.startswith("_")} == {*rows()}
+    assert {name for name in own if not name.startswith("_")} == names
 
 
 SAMPLE = """\
@@ -332,8 +349,8 @@ def test_types(tmp_path: Path) -> None:
     """mypy --strict takes right calls and no wrong one."""
     sample = tmp_path / "sample.py"
     sample.write_text(SAMPLE + "\n".join(WRONG) + "\n")
-    parts = [PACKAGE / f"{name}.py" for name in ("__init__", "patterns", "errors")]
-    parts += sorted((PACKAGE / "frontend").glob("*.py"))
+    parts = [PACKAGE / f"{name}.py" for name in ("__init__", "patterns", "source")]
+    parts += sorted((PACKAGE / "frontend").glob("*.py")) + sorted((PACKAGE / "errors").glob("*.py"))
     options = ("--strict", "--follow-imports=skip", "--cache-dir=/dev/null", "--config-file=")
     output, _, _ = mypy.run([*options, *map(str, parts), str(sample)])
     found = [line for line in output.splitlines() if line.startswith(str(sample))]

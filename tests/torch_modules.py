@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import plan_of
-from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
@@ -45,6 +45,10 @@ def module_of(plan: KernelPlan) -> ModuleType:
     return module
 
 
+def _may_be_full(sweep: SweepPlan) -> bool:
+    return sweep.bounds is not None and sweep.bounds.full_keys is not None
+
+
 def make_plan(
     pattern: str | Expr | Graph,
     shape: Shape,
@@ -74,7 +78,7 @@ def make_plan(
             plan.schedule, forward=Tile(queries=queries, keys=keys), segment=2 * queries
         ),
         sweeps=tuple(
-            dataclasses.replace(sweep, full_tiles=sweep.source is None and full_tiles)
+            dataclasses.replace(sweep, full_tiles=full_tiles and _may_be_full(sweep))
             for sweep in plan.sweeps
         ),
     )
@@ -92,7 +96,7 @@ def run_module(
     module = module_of(plan)
     if scores is None:
         scores = (inputs.scores,) * len(plan.scores)
-    state = module.select(scores, inputs.q.shape[2])
+    state = (*module.select(scores, inputs.q.shape[2]), *(inputs.given[t] for t in plan.tensors))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dq, dk, dv, *dscores = module.backward(
         inputs.dout,

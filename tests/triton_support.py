@@ -116,6 +116,7 @@ def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool =
     """Outputs and gradients of a plan's module whose selections all rank by `inputs.scores`."""
     module = load_plan(plan)
     state = module.select((inputs.scores,) * len(plan.scores), inputs.q.shape[2])
+    state = (*state, *(inputs.given[name] for name in plan.tensors))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dlse = inputs.dlse if with_lse else None
     dq, dk, dv, *dscores = module.backward(
@@ -128,8 +129,7 @@ def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool =
 
 def wide(inputs: Inputs) -> Inputs:
     """The same numbers in float64."""
-    fields = {name: getattr(inputs, name).double() for name in Inputs.__dataclass_fields__}
-    return Inputs(**fields)
+    return inputs.to(torch.float64)
 
 
 def error_norm(actual: Tensor, expected: Tensor) -> float:

@@ -7,7 +7,7 @@ import textwrap
 
 import jinja2
 
-from attncomp.codegen import expressions, triton_view
+from attncomp.codegen import entries, expressions, triton_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
 from attncomp.codegen.torch_view import sweep_views
@@ -39,6 +39,8 @@ def _environment() -> jinja2.Environment:
         expressions.sources,
         expressions.selection_of_scores,
         expressions.gate_masks,
+        expressions.divides,
+        expressions.asks_for_size,
     ):
         environment.filters[query.__name__] = query
     return environment
@@ -66,5 +68,10 @@ def render(plan: KernelPlan) -> str:
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),
         owner_texts=functools.partial(expressions.owner_texts, dialect=dialect),
         mask_text=expressions.mask_text,
+        condition_text=functools.partial(triton_view.condition_text, plan),
+        triton_loads=functools.partial(entries.triton_loads, plan),
+        tensor_arguments=functools.partial(triton_view.tensor_arguments, plan),
+        tensor_text=functools.partial(entries.tensor_text, plan),
+        tensor_pointer=entries.pointer,
         range_texts=functools.partial(expressions.range_texts, dialect=dialect),
     )

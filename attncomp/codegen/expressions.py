@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from typing_extensions import assert_never
 
@@ -17,17 +18,28 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.ops import Range
+from attncomp.ir.affine import Affine, Entry, Index, IndexName, Product, Quotient, Remainder, Term
+from attncomp.ir.ops import Condition, Range, Requirement, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How a backend spells the largest and smallest of two tensors and of two scalars."""
+    """How a backend spells the largest and smallest of two tensors and of two scalars.
+
+    quotient and remainder are those of an integer by a constant, rounded down; wide makes 64-bit
+    integers of a tensor of 32-bit ones, wide_scalar of a size,
+    wide_entry of an entry of a tensor.
+    """
 
     maximum: str
     minimum: str
     scalar_maximum: str
     scalar_minimum: str
+    quotient: str
+    remainder: str
+    wide: str
+    wide_scalar: str
+    wide_entry: str
 
 
 TRITON = Dialect(
@@ -35,13 +47,27 @@ TRITON = Dialect(
     minimum="tl.minimum",
     scalar_maximum="tl.maximum",
     scalar_minimum="tl.minimum",
+    quotient="floor_divide({}, {})",
+    remainder="remainder({}, {})",
+    wide="{}.to(tl.int64)",
+    wide_scalar="{}.to(tl.int64)",
+    wide_entry="{}.to(tl.int64)",
 )
 TORCH = Dialect(
     maximum="torch.maximum",
     minimum="torch.minimum",
     scalar_maximum="max",
     scalar_minimum="min",
+    quotient="{} // {}",
+    remainder="{} % {}",
+    wide="{}.long()",
+    wide_scalar="{}",
+    wide_entry="{}",
 )
+Names: TypeAlias = Mapping[IndexName | Entry, str]
+"""How the indices of a pair, and the entries of tensors, are called in a generated text."""
+
+_NARROW: Final = 1 << 31
 DIALECTS = {"triton": TRITON, "torch": TORCH}
 
 
@@ -168,11 +194,143 @@ def mask_text(residual: Sequence[Sequence[Comparison]], distance: str, key: str)
     return groups[0] if len(groups) == 1 else " | ".join(f"({group})" for group in groups)
 
 
+def condition_text(condition: Condition, names: Names, dialect: Dialect) -> str:
+    """The condition of a sweep as a boolean expression over the names of a pair's indices."""
+    alternatives = [
+        " & ".join(f"({_test_text(required, names, dialect)})" for required in alternative)
+        for alternative in condition
+    ]
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return " | ".join(f"({alternative})" for alternative in alternatives)
+
+
+def divides(plan: KernelPlan) -> bool:
+    """Whether a bound or a condition of the plan holds a quotient or a remainder."""
+    values = [
+        part.test.value for sweep in plan.sweeps for group in sweep.condition for part in group
+    ]
+    return any(_divides(value) for value in values)
+
+
+def condition_entries(condition: Condition) -> tuple[Entry, ...]:
+    """The entries of tensors that a condition reads, each once."""
+    values = [part.test.value for group in condition for part in group]
+    return tuple(dict.fromkeys(entry for value in values for entry in value.entries))
+
+
+def _divides(value: Affine) -> bool:
+    for term, _ in value.terms:
+        if isinstance(term, Quotient | Remainder):
+            return True
+        if isinstance(term, Product) and (_divides(term.left) or _divides(term.right)):
+            return True
+        if isinstance(term, Entry) and any(map(_divides, term.indices)):
+            return True
+    return any(abs(coefficient) > 1 for _, coefficient in value.terms)
+
+
+def asks_for_size(plan: KernelPlan) -> bool:
+    """Whether a condition of the plan asks for the number of keys."""
+    return any("n" in condition_indices(sweep.condition) for sweep in plan.sweeps)
+
+
+def condition_indices(condition: Condition) -> frozenset[IndexName]:
+    """The indices that a condition asks for."""
+    names: frozenset[IndexName] = frozenset()
+    return names.union(*(part.test.value.indices for group in condition for part in group))
+
+
+def _test_text(required: Requirement, names: Names, dialect: Dialect) -> str:
+    """A comparison; in 64 bits where a number on the way may not fit into 32."""
+    test = required.test
+    relation = {"==": ("!=", "=="), ">=": ("<", ">=")}[test.relation][required.holds]
+    sides = _apart(test) if test.relation == "==" else test.sides
+    if max(side.reach for side in sides) >= _NARROW:
+        names = _wide(names, dialect)
+    return f" {relation} ".join(affine_text(side, names, dialect) for side in sides)
+
+
+def subscript_text(position: Affine, names: Names, dialect: Dialect) -> str:
+    """A subscript of a tensor; in 64 bits where a number on the way may not fit into 32."""
+    return affine_text(
+        position, names if position.reach < _NARROW else _wide(names, dialect), dialect
+    )
+
+
+def _wide(names: Names, dialect: Dialect) -> Names:
+    return {name: _widened(name, text, dialect) for name, text in names.items()}
+
+
+def _widened(name: IndexName | Entry, text: str, dialect: Dialect) -> str:
+    """`position[:, None]` in 64 bits: `position.to(tl.int64)[:, None]`; h and b have them."""
+    if name in ("h", "b"):
+        return text
+    if name == "n":
+        return dialect.wide_scalar.format(text)
+    if isinstance(name, Entry):
+        return dialect.wide_entry.format(text)
+    vector, bracket, subscript = text.partition("[")
+    return dialect.wide.format(vector) + bracket + subscript
+
+
+def _apart(test: Where) -> tuple[Affine, Affine]:
+    """Two expressions that are equal where the value is 0, keys on one side where possible.
+
+    `(q - k) % 4 == 1` is `q % 4 == (k + 1) % 4`, a division a row and a key instead of a pair.
+    """
+    value = test.value
+    if len(value.terms) == 1 and isinstance(value.terms[0][0], Remainder):
+        term = value.terms[0][0]
+        keys = term.value.part({"k"})
+        if keys.terms and not keys.part({"q", "h"}).terms and keys.terms != term.value.terms:
+            rest = Affine((), -value.constant) - keys
+            return (term.value - keys).remainder(term.divisor), rest.remainder(term.divisor)
+    return test.sides
+
+
+def affine_text(value: Affine, names: Names, dialect: Dialect) -> str:
+    """An integer expression over the names of its indices."""
+    text = ""
+    for term, coefficient in value.terms:
+        part = _term_text(term, names, dialect)
+        factor = "" if abs(coefficient) == 1 else f" * {abs(coefficient)}"
+        part += factor
+        if coefficient < 0 and not text and not isinstance(term, Index | Entry):
+            part = f"({part})"  # `-x // 2` is (-x) // 2
+        text += (" - " if coefficient < 0 else " + ") + part
+    if value.constant or not text:
+        text += (" - " if value.constant < 0 else " + ") + str(abs(value.constant))
+    return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text[3:]
+
+
+def _term_text(term: Term, names: Names, dialect: Dialect) -> str:
+    def operand(value: Affine, bare: bool = False) -> str:
+        text = affine_text(value, names, dialect)
+        return f"({text})" if " " in text and not bare else text
+
+    match term:
+        case Index(name):
+            return names[name]
+        case Quotient(value, divisor):
+            return dialect.quotient.format(operand(value, "(" in dialect.quotient), divisor)
+        case Remainder(value, divisor):
+            return dialect.remainder.format(operand(value, "(" in dialect.remainder), divisor)
+        case Product(left, right):
+            return f"{operand(left)} * {operand(right)}"
+        case Entry():
+            return names[term]
+        case _:
+            assert_never(term)
+
+
 def range_texts(bounds: Range, dialect: Dialect) -> tuple[str, str]:
     """Lower and upper end of a range, over the names `first`, `last` and `n_keys`.
 
     An end without a limit is the empty text.
     """
-    lower = fold(dialect.scalar_maximum, [str(term) for term in bounds.lower])
-    upper = fold(dialect.scalar_minimum, [str(term) for term in bounds.upper])
-    return lower, upper
+    names: Names = {"first": "first", "last": "last", "n_keys": "n_keys"}
+    lower, upper = (
+        [affine_text(end, names, dialect) for end in ends] for ends in (bounds.lower, bounds.upper)
+    )
+    return fold(dialect.scalar_maximum, lower), fold(dialect.scalar_minimum, upper)

@@ -31,7 +31,7 @@ from attncomp.ir.ops import (
     Union,
 )
 from attncomp.ir.passes import Callback, pipeline, run
-from attncomp.ir.printer import box_condition, box_name, place, selection_text
+from attncomp.ir.printer import box_condition, box_name, condition_text, place, selection_text
 from attncomp.ir.schedule import Problem, Schedule, Tile
 
 Conjunction: TypeAlias = tuple[Comparison, ...]
@@ -103,7 +103,7 @@ def _sweep_plan(
         residual = gathered_residual(op.boxes, selections.ops[source])
     crisp = isinstance(graph.op(gate), Box)
     plan_gate = None if crisp else _gate(graph, gate, selections)
-    full_tiles = source is None and not absent and _has_full_tiles(op.boxes[0], schedule.forward)
+    full_tiles = source is None and not absent and _has_full_tiles(op, schedule.forward)
     return SweepPlan(
         source=source,
         box=op.boxes,
@@ -111,19 +111,22 @@ def _sweep_plan(
         residual=residual,
         gate=plan_gate,
         bounds=op.bounds,
+        condition=op.condition,
         full_tiles=full_tiles,
-        label=_label(op.boxes, source, plan_gate, absent, residual, selections.ops),
+        label=_label(op, source, plan_gate, absent, residual, selections.ops),
         origin="" if op.span is None else f"{op.span.source.name}:{place(op.span)}",
     )
 
 
-def _has_full_tiles(box: Box, tile: Tile) -> bool:
-    """Whether a box is wide enough that a loop without mask code pays for its text.
+def _has_full_tiles(sweep: Sweep, tile: Tile) -> bool:
+    """Whether a sweep's box is wide enough that a loop without mask code pays for its text.
 
     A query tile attends at least `width - queries` neighbouring keys in common, of which two key
     tiles hold one whole tile wherever they start.
     """
-    distance, keys = box.distance, box.keys
+    if sweep.bounds is None or sweep.bounds.full_keys is None:
+        return False
+    distance, keys = sweep.boxes[0].distance, sweep.boxes[0].keys
     wide = (
         distance.lower is None
         or distance.upper is None
@@ -180,7 +183,7 @@ def _comparisons(distance: Interval, keys: Interval) -> Conjunction:
 
 
 def _label(
-    boxes: tuple[Box, ...],
+    sweep: Sweep,
     source: int | None,
     gate: Gate | None,
     absent: tuple[int, ...],
@@ -192,11 +195,15 @@ def _label(
     A hard gate is a condition on which pairs are attended, and so part of the label.
     """
     if source is None:
-        text = f"{box_name(boxes[0]) or 'band'}: {box_condition(boxes[0])}"
+        box, where = sweep.boxes[0], condition_text(sweep.condition)
+        name = box_name(box) or "band"
+        parts = [f"{name}: {box_condition(box)}"] if box != Box() or not where else []
+        text = ", ".join([*parts, f"where {where}"] if where else parts)
     else:
         text = selection_text(ops[source])
         groups = [" and ".join(map(str, conjunction)) for conjunction in residual]
-        text += " where " + " or ".join(groups) if groups else ""
+        parts = [" or ".join(groups), condition_text(sweep.condition)]
+        text += " where " + ", and ".join(filter(None, parts)) if any(parts) else ""
         if gate is not None and ops[source].gate == "hard":
             text += f", and in {_members(gate, ops)}"
     return text + "".join(f", not in {selection_text(ops[index])}" for index in absent)

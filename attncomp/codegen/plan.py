@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from attncomp.ir.ops import Bounds, Box, GateMode
+from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, GateMode
 from attncomp.ir.schedule import Problem, Schedule
 
 
@@ -75,7 +75,8 @@ class SweepPlan:
     source: the selection whose key lists are walked, or None for a contiguous range of keys.
     absent: selections that must not have selected a pair. residual: a disjunction of conjunctions
     of comparisons that a pair must satisfy; empty: none is needed. For a contiguous sweep it is
-    the mask of tiles that are not full. gate: None for a gate of 1. full_tiles: whether tiles that
+    the mask of tiles that are not full. condition: what else a pair must meet, tests of its
+    indices. gate: None for a gate of 1. full_tiles: whether tiles that
     need no mask are visited by a loop of their own, without mask code.
     """
 
@@ -85,6 +86,7 @@ class SweepPlan:
     residual: tuple[tuple[Comparison, ...], ...]
     gate: Gate | None
     bounds: Bounds | None
+    condition: Condition = ALWAYS
     full_tiles: bool = False
     label: str = field(compare=False)
     origin: str = field(default="", compare=False)
@@ -111,6 +113,13 @@ class KernelPlan:
     problem: Problem
     schedule: Schedule
     pattern: str = field(compare=False)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the integer tensors that conditions read, in the order of the state."""
+        conditions = [part for s in self.sweeps for group in s.condition for part in group]
+        entries = (entry for part in conditions for entry in part.test.value.entries)
+        return tuple(sorted({entry.tensor for entry in entries}))
 
     @property
     def differentiable_scores(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.ir.printer import bounds_lines, box_condition, schedule_lines
+from attncomp.ir.ops import ALWAYS
+from attncomp.ir.printer import bounds_lines, box_condition, condition_text, schedule_lines
 
 _INDENT = "    "
 
@@ -38,6 +39,8 @@ def _sweep_lines(sweep: SweepPlan) -> list[str]:
     if sweep.residual:
         groups = [" and ".join(map(str, conjunction)) for conjunction in sweep.residual]
         lines.append(f"mask {' or '.join(groups)}")
+    if sweep.condition != ALWAYS:
+        lines.append(f"where {condition_text(sweep.condition)}")
     lines.append(f"gate {'1' if sweep.gate is None else sweep.gate}")
     lines.append(f"full_tiles {'yes' if sweep.full_tiles else 'no'}")
     return lines + ([] if sweep.bounds is None else bounds_lines(sweep.bounds))

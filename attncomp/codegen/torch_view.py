@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
-from attncomp.codegen import expressions
+from attncomp.codegen import entries, expressions
 from attncomp.codegen.plan import Gate, KernelPlan, Largest, Selected, Smallest, SweepPlan
 
 
@@ -16,12 +16,14 @@ class SweepView:
 
     title: its source text and place. flags: selections other than the source whose choice decides
     which pairs count; reads: these and the source. mask: the condition of a pair as an expression
-    over `distance`, `key` and `selected_<i>`, "" for none; residual: the part of it that full
-    blocks need not evaluate. gates: selections whose gates the pair's gate is made of, () where
+    over `distance`, `key`, `tile` and `selected_<i>`, "" for none; residual: the part of it that
+    full blocks need not evaluate; spread: the condition that differs from head to head or from row
+    to row of the batch. gates: selections whose gates the pair's gate is made of, () where
     only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
     gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
     keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
-    looked for that need no mask.
+    looked for that need no mask. tensors: names of the integer tensors that the
+    condition reads.
     """
 
     index: int
@@ -35,12 +37,14 @@ class SweepView:
     reads: tuple[int, ...]
     residual: str
     mask: str
+    spread: str
     gates: tuple[int, ...]
     gate: str
     owners: dict[int, str]
     weighted: bool
     keyed: bool
     full_tiles: bool
+    tensors: tuple[str, ...]
 
 
 def sweep_views(plan: KernelPlan) -> list[SweepView]:
@@ -53,7 +57,8 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
     residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""
     present = "" if sweep.gate is None else _presence(sweep.gate, sweep.source)
     absent = [f"~selected_{i}" for i in sweep.absent]
-    conditions = [text for text in (residual, present, *absent) if text]
+    condition, spread = _condition(sweep)
+    conditions = [text for text in (residual, condition, present, *absent) if text]
     flags = set(sweep.absent)
     gates: tuple[int, ...] = ()
     gate, owners = "", {}
@@ -73,23 +78,31 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         flags=tuple(sorted(flags)),
         reads=tuple(sorted(flags | ({sweep.source} if sweep.source is not None else set()))),
         residual=residual,
+        spread=spread,
         mask=" & ".join(_operand(text) if len(conditions) > 1 else text for text in conditions),
         gates=gates,
         gate=gate,
         owners=owners,
         weighted=bool(gates) and plan.mode != "straight_through",
-        full_tiles=sweep.full_tiles and bool(residual) and not flags,
+        full_tiles=sweep.full_tiles and bool(residual or condition) and not flags,
+        tensors=tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
     )
 
 
 def _bounds(sweep: SweepPlan) -> dict[str, str]:
     names = ("lower", "upper", "full_lower", "full_upper")
-    if sweep.bounds is None:
-        return dict.fromkeys(names, "")
-    keys = expressions.range_texts(sweep.bounds.keys, expressions.TORCH)
-    full = expressions.range_texts(sweep.bounds.full_keys, expressions.TORCH)
-    return dict(zip(names, (*keys, *full), strict=True))
+    ranges = [] if sweep.bounds is None else [sweep.bounds.keys, sweep.bounds.full_keys]
+    texts = [expressions.range_texts(r, expressions.TORCH) if r else ("", "") for r in ranges]
+    ends = [end for pair in texts for end in pair] or [""] * 4
+    return dict(zip(names, ends, strict=True))
+
+
+def _condition(sweep: SweepPlan) -> tuple[str, str]:
+    """The sweep's condition as text: for all heads and rows of the batch alike, or for each."""
+    names = entries.torch_names(sweep)
+    text = expressions.condition_text(sweep.condition, names, expressions.TORCH)
+    return ("", text) if entries.spreads(sweep) else (text, "")
 
 
 def _operand(text: str) -> str:

@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen import entries, expressions
+from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
 
 
@@ -42,6 +43,26 @@ def selection_arguments(
     return arguments
 
 
+def condition_text(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> str:
+    """The sweep's condition on a tile's pairs, "" for none; see `entries.triton_names`."""
+    names = entries.triton_names(plan, sweep, row, col)
+    return expressions.condition_text(sweep.condition, names, expressions.TRITON)
+
+
+def tensor_arguments(plan: KernelPlan, sweeps: Sequence[SweepPlan]) -> list[Argument]:
+    """What a kernel needs of the integer tensors that the conditions of its sweeps read."""
+    arguments = []
+    for name, rank in entries.tensors_of(sweeps).items():
+        pointer, tensor = entries.pointer(name), entries.tensor_text(plan, name)
+        arguments.append(Argument(pointer, tensor))
+        for place in range(rank):
+            arguments += [
+                Argument(f"{pointer}_stride_{place}", f"launch.stride({tensor}, {place})"),
+                Argument(f"{pointer}_size_{place}", f"launch.extent({tensor}, {place})"),
+            ]
+    return arguments
+
+
 def size_names(plan: KernelPlan) -> list[str]:
     """Integer parameters of the plan's kernels: none is worth a compilation of its own.
 
@@ -54,6 +75,9 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
+    for name, rank in entries.tensors_of(plan.sweeps).items():
+        sizes = [(entries.pointer(name), place) for place in range(rank)]
+        names += [f"{p}_{kind}_{place}" for p, place in sizes for kind in ("stride", "size")]
     return names
 
 

@@ -1,7 +1,7 @@
 """The syntax tree of a pattern, its canonical text and its drawing.
 
-    Expr = Call(name, arguments) | Complement(operand) | Difference(left, right)
-         | Intersection(members) | Union(members)
+    Expr = Call(name, arguments) | Where(condition) | Complement(operand)
+         | Difference(left, right) | Intersection(members) | Union(members)
 
 Spans do not take part in comparison: equal trees are equal patterns as written, blanks,
 comments, redundant parentheses and defaulted arguments aside.
@@ -24,6 +24,7 @@ from attncomp.errors import NestingError, PatternTooLargeError, Span, cropped
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Value, lookup, value_text
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.predicate import Condition, condition_text, extent_of
 
 
 class Extent(NamedTuple):
@@ -149,7 +150,19 @@ class Complement(_Operators):
         _set_extent(self, [self.operand.extent])
 
 
-Expr: TypeAlias = Call | Union | Intersection | Difference | Complement
+@dataclass(frozen=True, slots=True)
+class Where(_Operators):
+    """`where(condition)`: the pairs whose indices meet a condition."""
+
+    condition: Condition
+    span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _set_extent(self, [Extent(*extent_of(self.condition))])
+
+
+Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement
 
 
 def _merge(node: Union | Intersection) -> None:
@@ -170,7 +183,7 @@ def _merge(node: Union | Intersection) -> None:
 
 
 def _set_extent(
-    node: Union | Intersection | Difference | Complement, operands: list[Extent]
+    node: Where | Union | Intersection | Difference | Complement, operands: list[Extent]
 ) -> None:
     """Notes the extent of a node over operands; raises PatternError at its span beyond limits."""
     extent = Extent(1 + sum(e.nodes for e in operands), 1 + max(e.depth for e in operands))
@@ -192,7 +205,7 @@ def _strength(expr: Expr) -> int:
             return 2
         case Complement():
             return 3
-        case Call():
+        case Call() | Where():
             return 4
         case _:
             assert_never(expr)
@@ -211,6 +224,8 @@ def to_text(expr: Expr) -> str:
     match expr:
         case Call():
             return _call_text(expr)
+        case Where():
+            return f"where({condition_text(expr.condition)})"
         case Complement():
             return "~" + operand(expr.operand, 3)
         case Difference():
@@ -244,6 +259,8 @@ def dump(expr: Expr) -> str:
             case Call():
                 bound = "".join(f" {name}={value_text(value)}" for name, value in node.arguments)
                 return [f"{head}Call {node.name}{bound}"]
+            case Where():
+                return [f"{head}Where {condition_text(node.condition)}"]
             case Complement():
                 children: tuple[Expr, ...] = (node.operand,)
             case Difference():

@@ -314,6 +314,13 @@ _ROWS = (
         doc="The first `count` keys, attention sinks or global keys: k < count and k <= q.",
     ),
     Primitive(
+        name="chunk",
+        parameters=(_count("size", "Positions of a chunk; the first starts at position 0."),),
+        example="chunk(5)",
+        doc="The query's own chunk of `size` positions: q // size == k // size.",
+        example="chunk(4)",
+    ),
+    Primitive(
         name="sparsek",
         parameters=(
             _count("k", "Keys selected for a query."),

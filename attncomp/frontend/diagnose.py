@@ -41,6 +41,10 @@ _INFIX: Final[Mapping[str, str]] = MappingProxyType(
         "{": "(",
     }
 )
+# Inside of a predicate, likewise.
+_WRITTEN: Final[Mapping[str, str]] = MappingProxyType(
+    {"=": "==", "&": "and", "|": "or", "/": "//", "\u2264": "<=", "\u2265": ">=", "\u2260": "!="}
+)
 _PREFIX: Final[Mapping[str, str]] = MappingProxyType({"!": "~", "\u00ac": "~"})
 
 
@@ -102,6 +106,10 @@ class Stop:
         accepts = self.accepts
         if self.wants_equal:
             return "'='"
+        if "RELATION" in accepts:
+            return f"a relation, an operator or {self.closing}"
+        if "OR" in accepts:
+            return f"'and', 'or' or {self.closing}"
         if self.wants_operator:
             return f"an operator or {self._next}" if self._next else "an operator"
         if "COMMA" in accepts:
@@ -135,6 +143,7 @@ class Stop:
 # The first terminal that may follow says what is awaited.
 _EXPECTED: Final = (
     ("TILDE", "a pattern"),
+    ("NOT", "a condition"),
     ("PATTERN", "a definition"),
     ("LONG_STRING", "a picture"),
     ("STRING", "a value"),
@@ -191,6 +200,8 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
         return "did you mean '='?"
     if text == "/" and "QUOTIENT" in stop.accepts:
         return "did you mean '//'?"
+    if "RELATION" in stop.accepts and text in _WRITTEN:
+        return f"did you mean '{_WRITTEN[text]}'?"
     table = _INFIX if stop.wants_operator else _PREFIX if "TILDE" in stop.accepts else {}
     return f"did you mean '{table[text]}'?" if text in table else None
 
@@ -198,6 +209,12 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
 def unexpected_word(stop: Stop, word: Word) -> PatternError:
     """`word` cannot follow what stands before `stop`."""
     last = stop.last
+    if word.kind in {"AND", "OR", "NOT", "WHERE"}:
+        return reserved_word(stop, word)
+    if word.kind == "RELATION" and word.text == "==" and "EQUAL" in stop.accepts:
+        return UnexpectedTextError(
+            word.span, found="'=='", expected="'='", hint="did you mean '='?"
+        )
     if word.text in KEYWORDS and "NAME" in stop.accepts:
         # Before a keyword of a file it is a pattern or a module that is missing.
         if not (stop.is_file and stop.accepts & {"TILDE", "DOT"}):

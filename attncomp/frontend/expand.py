@@ -28,10 +28,12 @@ from attncomp.errors import (
     cropped,
     quoted,
 )
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union
+from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
 from attncomp.frontend.catalog import Argument, Primitive, Signature, Value, name_hint, value_text
 from attncomp.frontend.diagnose import value_hint
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.names import resolved
+from attncomp.frontend.predicate import extent_of
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
     Arithmetic,
@@ -43,6 +45,7 @@ from attncomp.frontend.syntax import (
     ParameterName,
     Reference,
     Syntax,
+    WhereSyntax,
 )
 
 _LIMIT: Final = 2**63  # results beyond it fit no parameter, and their digits would only grow
@@ -119,6 +122,9 @@ class _Expansion:
         """The tree of a part of the text. Recursion goes as deep as `level` may."""
         if isinstance(syntax, Reference):
             return self._reference(syntax, scope, values, level)
+        if isinstance(syntax, WhereSyntax):
+            self._count(syntax.span, 1 + extent_of(syntax.condition)[0])
+            return Where(resolved(syntax.condition, values), self._noted(syntax.span))
         self._count(syntax.span)
         _check_level(level, syntax.span)
         operands = [self.pattern(part, scope, values, level + 1) for part in syntax.operands]

@@ -21,7 +21,7 @@ from attncomp.frontend.reader import tokens
 _OPERATORS: Final = (
     ("or",),
     ("and",),
-    ("<", "<=", ">", ">=", "==", "!=", "in"),
+    ("<", "<=", ">", ">=", "==", "!="),
     ("|",),
     ("&",),
     ("+", "-"),
@@ -39,23 +39,31 @@ _STRINGS: Final = frozenset({"STRING", "LONG_STRING"})
 
 @dataclass(frozen=True, slots=True)
 class DocLayout:
+    """A docstring, in its quotes."""
+
     node: Leaf
 
 
 @dataclass(frozen=True, slots=True)
 class ImportLayout:
-    module: Leaf  # from the first word to the last one before the names
+    """`from module import`, as one leaf, and names."""
+
+    module: Leaf
     names: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DefinitionLayout:
+    """`pattern name(parameters)` and what it stands for."""
+
     head: Node
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleLayout:
+    """A pattern, `name=tensor` for each tensor, and the rows of the picture."""
+
     body: Body
     given: tuple[Node, ...]
     picture: tuple[str, ...]

@@ -30,6 +30,7 @@ from attncomp.errors import (
 )
 from attncomp.frontend import syntax
 from attncomp.frontend.catalog import Value
+from attncomp.frontend.condition_reader import read_condition
 from attncomp.frontend.diagnose import (
     RESERVED,
     Stop,
@@ -275,6 +276,9 @@ def _pattern(tree: Tree[Token], source: Source) -> Syntax:
     for node in tree.iter_subtrees():  # children before parents
         if node.data == "call":
             done[id(node)] = _reference(node, source), 0
+        elif node.data == "where":
+            condition = read_condition(node.children[1], source, _integer)
+            done[id(node)] = syntax.WhereSyntax(condition, _node_span(node, source)), 0
         elif node.data in _PATTERNS:
             parts = [done.pop(id(child)) for child in node.children]
             done[id(node)] = _operation(node, parts, source)
@@ -343,11 +347,15 @@ def _arithmetic(node: Tree[Token], source: Source) -> syntax.Arithmetic:
             return syntax.Chain(operands[0], tuple(zip(operators, operands[1:], strict=True)), span)
 
 
+def _integer(token: Token) -> int:
+    digits = token.replace("_", "").lstrip("0") or "0"
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
+
+
 def _literal(token: Token) -> Value:
     match token.type:
         case "INT":
-            digits = token.replace("_", "").lstrip("0") or "0"
-            return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
+            return _integer(token)
         case "FLOAT":
             return float(token.replace("_", ""))
         case "STRING":

@@ -13,8 +13,18 @@ from attncomp.frontend.expand import (
     parameter_names,
     unknown_parameter,
 )
+from attncomp.frontend.names import check_names, free_names
+from attncomp.frontend.predicate import Condition
 from attncomp.frontend.specfile import SpecFile
-from attncomp.frontend.syntax import ArgumentSyntax, Name, ParameterName, Reference, Syntax
+from attncomp.frontend.syntax import (
+    ArgumentSyntax,
+    Name,
+    Operation,
+    ParameterName,
+    Reference,
+    Syntax,
+    WhereSyntax,
+)
 
 
 def review(file: SpecFile) -> set[str]:
@@ -54,6 +64,8 @@ def _checked(
     body: Syntax, file: SpecFile, types: Mapping[str, type[Value]] | None
 ) -> Iterator[Reference]:
     """The calls in a body, each checked; types: of the parameters, None in an example."""
+    for condition in _conditions(body):
+        check_names(condition, types)
     for reference in _references(body):
         target = file.scope.find(reference.name)
         _check_arguments(reference, target, types)
@@ -63,9 +75,17 @@ def _checked(
 def _references(body: Syntax) -> Iterator[Reference]:
     if isinstance(body, Reference):
         yield body
-    else:
+    elif isinstance(body, Operation):
         for operand in body.operands:
             yield from _references(operand)
+
+
+def _conditions(body: Syntax) -> Iterator[Condition]:
+    if isinstance(body, WhereSyntax):
+        yield body.condition
+    elif isinstance(body, Operation):
+        for operand in body.operands:
+            yield from _conditions(operand)
 
 
 def _check_arguments(
@@ -147,5 +167,8 @@ def _check_parameters(definition: Definition) -> None:
         for argument in reference.arguments:
             for parameter in parameter_names(argument.value):
                 unused.pop(parameter.name, None)
+    for condition in _conditions(definition.body):
+        for variable in free_names(condition):
+            unused.pop(variable.name, None)
     for name, span in unused.items():
         raise UnusedNameError(span, what="parameter", name=quoted(name))

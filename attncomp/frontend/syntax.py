@@ -1,6 +1,6 @@
 """What a text says, before any name is looked up: patterns with calls, and the items of spec files.
 
-    Syntax = Reference(name, arguments) | Operation(kind, operands)
+    Syntax = Reference(name, arguments) | WhereSyntax(condition) | Operation(kind, operands)
     Arithmetic = Literal | ParameterName | Negation | Chain
     Item = Doc | Import | DefinitionSyntax | ExampleSyntax
 
@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from attncomp.errors import Span
 from attncomp.frontend.catalog import Value
+from attncomp.frontend.predicate import Condition
 
 OperationKind: TypeAlias = OneOf["union", "intersection", "difference", "negation"]
 
@@ -91,7 +92,15 @@ class Operation:
     span: Span
 
 
-Syntax: TypeAlias = Reference | Operation
+@dataclass(frozen=True, slots=True)
+class WhereSyntax:
+    """`where(condition)`; a Variable in it may be a parameter."""
+
+    condition: Condition
+    span: Span
+
+
+Syntax: TypeAlias = Reference | WhereSyntax | Operation
 
 
 @dataclass(frozen=True, slots=True)

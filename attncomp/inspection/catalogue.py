@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from attncomp.api import compile as compile_pattern
-from attncomp.errors import printable
-from attncomp.frontend.ast import Expr
+from attncomp.errors import CallError, ExampleError, printable
 from attncomp.frontend.catalog import (
     MAX_INTEGER,
     PRIMITIVES,
@@ -22,6 +20,8 @@ from attncomp.frontend.specfile import Example
 from attncomp.frontend.syntax import Reference
 from attncomp.inspection.drawing import as_characters
 from attncomp.inspection.section import Section
+from attncomp.inspection.specs import tensors_of
+from attncomp.pictures.picture import Picture
 from attncomp.pictures.request import pictured
 
 _LENGTH = 16  # of a thumbnail: all examples show their sizes in it
@@ -32,15 +32,17 @@ def catalogue_sections(
 ) -> list[Section]:
     """A section a pattern: the primitives, the shipped definitions, then those of `library`.
 
-    length: queries and keys of the thumbnails. They are of a primitive's `example`, or of the first
-    example of a definition's file that calls it; a definition without any has none. Raises
-    PatternError for an example that is none.
+    length: queries and keys of the drawings. They are of a primitive's `example`, or of the first
+    example of a definition's file that calls it; a definition without any has none. One that reads
+    integer tensors is drawn as large as those of its example are.
+
+    Raises PatternError for an example that is none.
     """
     size = _LENGTH if length is None else length
     sections = []
     for row in PRIMITIVES.values():
-        example = row.example or row.name
-        sections.append(_section(row, "a primitive", example, parse(example), size, seed))
+        call = row.example or row.name
+        sections.append(_section(row, "a primitive", call, pictured(parse(call), size, seed=seed)))
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
     return sections
@@ -49,9 +51,12 @@ def catalogue_sections(
 def _definitions(library: Library, length: int, seed: int) -> Iterator[Section]:
     for name in library:
         row = library.definition(name)
+        origin = f"from {row.span.source.name}"
         example = _example(library.examples, name)
-        text, expr = ("", None) if example is None else (example.text, example.expand())
-        yield _section(row, f"from {row.span.source.name}", text, expr, length, seed)
+        if example is None:
+            yield _section(row, origin)
+        else:
+            yield _section(row, origin, example.text, _picture(example, length, seed))
 
 
 def _example(examples: Sequence[Example], name: str) -> Example | None:
@@ -62,23 +67,31 @@ def _example(examples: Sequence[Example], name: str) -> Example | None:
     return None
 
 
+def _picture(example: Example, length: int, seed: int) -> Picture:
+    pattern = compile_pattern(example.expand())
+    if not pattern.integer_tensors:
+        return pictured(example.expand(), length, seed=seed)
+    rows, columns = len(example.picture), len(example.picture[0])
+    try:
+        return pictured(example.expand(), rows, columns, tensors_of(example, pattern), seed=seed)
+    except CallError as error:
+        raise ExampleError(example.span, reason=str(error)) from error
+
+
 def _section(
-    row: Signature, origin: str, example: str, expr: Expr | None, length: int, seed: int
+    row: Signature, origin: str, call: str = "", picture: Picture | None = None
 ) -> Section:
     lines = [*row.doc.splitlines(), *map(_parameter_line, row.parameters), f"({origin})"]
     lead = "".join(f"{printable(line)}\n" for line in lines)
-    file = Path(row.name).with_suffix(".txt").name
-    if expr is None:
-        return Section(title=row.signature, text=lead, file=file)
-    needed = compile_pattern(expr).tensors
-    picture = pictured(expr, needed, length, seed=seed)
-    scores = f", {', '.join(needed)} standard normal" if needed else ""
-    call = printable(" ".join(example.split()))
+    if picture is None:
+        return Section(title=row.signature, text=lead, file=f"{row.name}.txt")
+    # As it is written, in place of the primitives that it stands for.
+    caption = f"{printable(' '.join(call.split()))}: {picture.caption.split(': ', 1)[1]}"
     return Section(
         title=row.signature,
-        lead=f"{lead}\n{call}: {length} queries (down) by {length} keys (right){scores}\n",
+        lead=f"{lead}\n{caption}\n",
         text=as_characters(picture.gate),
-        file=file,
+        file=f"{row.name}.txt",
         picture=picture,
     )
 

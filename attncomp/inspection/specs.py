@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from attncomp.api import CompiledPattern, Library, load
@@ -75,10 +77,7 @@ def draw_example(example: Example) -> tuple[str, ...]:
     Raises ExampleError for tensors that do not fit.
     """
     pattern = CompiledPattern(example.expand())
-    tensors = {
-        name: _batched(torch.tensor(value, dtype=torch.float64))
-        for name, value in example.tensors.items()
-    }
+    tensors: dict[str, Any] = tensors_of(example, pattern)
     try:
         gates = pattern.mask(len(example.picture), len(example.picture[0]), **tensors)
     except CallError as error:
@@ -87,6 +86,16 @@ def draw_example(example: Example) -> tuple[str, ...]:
         reason = f"a picture shows one matrix, found {gates.shape[0]} x {gates.shape[1]}"
         raise ExampleError(example.span, reason=reason)
     return tuple(as_characters(gates[0, 0]).split())
+
+
+def tensors_of(example: Example, pattern: CompiledPattern) -> dict[str, torch.Tensor]:
+    """The tensors that an example gives its pattern."""
+    return {
+        name: torch.tensor(value).long()
+        if name in pattern.integer_tensors
+        else _batched(torch.tensor(value, dtype=torch.float64))
+        for name, value in example.tensors.items()
+    }
 
 
 def _batched(tensor: torch.Tensor) -> torch.Tensor:

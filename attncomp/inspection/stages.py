@@ -82,8 +82,8 @@ def stage_section(compilation: Compilation, stage: str) -> Section:
             text = render(compilation.plan)
             return Section(title="source", text=text, lexer="python", file="source.py")
         case "explain":
-            tensors = compile_pattern(compilation.expr).tensors
-            text = explain(compilation.plan, to_text(compilation.expr), tensors)
+            shapes = compile_pattern(compilation.expr).shapes
+            text = explain(compilation.plan, to_text(compilation.expr), shapes)
             return Section(title="explain", text=text, file="explain.txt")
         case _:
             raise ValueError(f"expected one of {', '.join(STAGES)}, found {stage!r}")

@@ -8,17 +8,32 @@ from typing import Any, Final
 
 from typing_extensions import assert_never
 
-from attncomp.errors import GateModeError, SoftComplementError, Span
+from attncomp.errors import (
+    GateModeError,
+    RankError,
+    SoftComplementError,
+    Span,
+    TensorNameError,
+    quoted,
+)
 from attncomp.frontend import ast
+from attncomp.frontend.predicate import VARIABLES
+from attncomp.ir.affine import index
+from attncomp.ir.conditions import add_condition, equality
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union
+from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
 
+CALL_NAMES: Final = ("self", "q", "k", "v", "scale", "return_lse", "heads", "batch")
 _PAST: Final = Interval(0, None)
 
 
 def _first(count: int, span: Span | None) -> Op:
     # Causal, so that a sink never shows a query what lies ahead of it.
     return Box(distance=_PAST, keys=Interval(0, count), span=span)
+
+
+def _chunk(size: int, span: Span | None) -> Op:
+    return equality(index("q").quotient(size), index("k").quotient(size), span)
 
 
 # One entry a primitive of `attncomp.frontend.catalog`; the keywords are its parameters.
@@ -28,6 +43,7 @@ PRIMITIVE_OPS: Final[Mapping[str, Callable[..., Op]]] = MappingProxyType(
         "causal": lambda span: Box(distance=_PAST, span=span),
         "window": lambda size, span: Box(distance=Interval(0, size), span=span),
         "first": _first,
+        "chunk": _chunk,
         "sparsek": lambda span, **arguments: SparseK(span=span, **arguments),
     }
 )
@@ -37,11 +53,13 @@ def build(expr: ast.Expr) -> Graph:
     """The graph of a pattern, one node a tree node; `a - b` becomes `a & ~b`.
 
     Raises SoftComplementError where a complement, or the right side of `-`, holds a selection
-    whose gate is not "hard", and GateModeError where two selections differ in their gate mode.
+    whose gate is not "hard", GateModeError where two selections differ in their gate mode, and for
+    predicates DivisorError, SubscriptError, PredicateRangeError, RankError and TensorNameError.
     """
     graph = Graph()
     graph.set_root(_add(graph, expr))
     _require_one_mode(graph)
+    _check_tensors(graph)
     return graph
 
 
@@ -50,6 +68,8 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
         case ast.Call():
             arguments: dict[str, Any] = dict(expr.arguments)
             return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
+        case ast.Where():
+            return add_condition(graph, expr.condition, expr.span)
         case ast.Union():
             return graph.add(Union(span=expr.span), [_add(graph, m) for m in expr.members])
         case ast.Intersection():
@@ -79,3 +99,25 @@ def _require_one_mode(graph: Graph) -> None:
     for op in selections:
         if op.gate != selections[0].gate:
             raise GateModeError(op.span, expected=repr(selections[0].gate), found=repr(op.gate))
+
+
+def _check_tensors(graph: Graph) -> None:
+    """RankError and TensorNameError for the tensors that tests read."""
+    ops = [graph.op(node) for node in graph.walk()]
+    uses: dict[str, str] = dict.fromkeys(map(str, VARIABLES), "an index of the pair")
+    uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
+    uses |= {op.scores: "a tensor of scores" for op in ops if isinstance(op, SparseK)}
+    ranks: dict[str, int] = {}
+    for op in ops:
+        for entry in op.value.entries if isinstance(op, Where) else ():
+            name, rank = entry.tensor, len(entry.indices)
+            if name in uses:
+                raise TensorNameError(op.span, name=quoted(name), use=uses[name])
+            known = ranks.setdefault(name, rank)
+            if rank != known:
+                expected, found = _subscripts(known), _subscripts(rank)
+                raise RankError(op.span, name=quoted(name), expected=expected, found=found)
+
+
+def _subscripts(count: int) -> str:
+    return "1 subscript" if count == 1 else f"{count} subscripts"

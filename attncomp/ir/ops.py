@@ -1,6 +1,7 @@
 """Ops of the pattern IR.
 
     gate  :=  Box                       crisp: 1 in a band of distances and a range of keys, else 0
+           |  Where                     crisp: 1 where a test of the pair's indices holds, else 0
            |  SparseK                   soft: the gate of a differentiable top-k selection
            |  Union(gate, ...)          max over the operands
            |  Intersection(gate, ...)   min over the operands
@@ -15,11 +16,12 @@ is query position minus key position; all intervals are half-open.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attncomp.errors import Span
 from attncomp.frontend.catalog import GATE_MODES as GATE_MODES
 from attncomp.frontend.catalog import GateMode as GateMode
+from attncomp.ir.affine import Affine
 from attncomp.ir.schedule import Schedule
 
 
@@ -82,6 +84,51 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Pairs whose indices q, k, h, b, n give `value` 0 (relation "==") or at least 0 (">=").
+
+    q and k are positions, h is the query head, b the row of the batch and n the number of keys.
+    """
+
+    relation: Literal["==", ">="]
+    value: Affine
+    span: Span | None = field(default=None, compare=False)
+
+    def text(self, holds: bool = True) -> str:
+        """The test, or its opposite, with positive terms on both sides: `q // 64 == k // 64`."""
+        relation = {"==": ("!=", "=="), ">=": ("<", ">=")}[self.relation][holds]
+        left, right = self.sides
+        return f"{left} {relation} {right}"
+
+    @property
+    def sides(self) -> tuple[Affine, Affine]:
+        """Two expressions without negative terms whose difference is `value`."""
+        terms, constant = self.value.terms, self.value.constant
+        left = tuple((term, c) for term, c in terms if c > 0)
+        right = tuple((term, -c) for term, c in terms if c < 0)
+        return Affine(left, max(constant, 0) if right else 0), Affine(
+            right, max(-constant, 0) if right else -constant
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """That a test holds, or that it does not."""
+
+    test: Where
+    holds: bool
+
+    def __str__(self) -> str:
+        return self.test.text(self.holds)
+
+
+Condition: TypeAlias = tuple[tuple[Requirement, ...], ...]
+"""What must hold of a pair: one of several lists of requirements, all of it."""
+
+ALWAYS: Final[Condition] = ((),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SparseK:
     """The k highest-scored keys of the prefix `k + lag <= q` (arXiv 2406.16747), gated softly.
 
@@ -122,29 +169,15 @@ class Complement:
     span: Span | None = field(default=None, compare=False)
 
 
-TermBase: TypeAlias = Literal["constant", "first", "last", "n_keys"]
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """An affine bound `base + offset`; first and last are the inclusive ends of a tile."""
-
-    base: TermBase
-    offset: int = 0
-
-    def __str__(self) -> str:
-        if self.base == "constant":
-            return str(self.offset)
-        sign = "+" if self.offset > 0 else "-"
-        return self.base if self.offset == 0 else f"{self.base} {sign} {abs(self.offset)}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A half-open range `[max(lower), min(upper))` of positions, empty where lower >= upper."""
+    """A half-open range `[max(lower), min(upper))` of positions, empty where lower >= upper.
 
-    lower: tuple[Term, ...]
-    upper: tuple[Term, ...]
+    The ends are expressions of first and last, the inclusive ends of a tile, and n_keys.
+    """
+
+    lower: tuple[Affine, ...]
+    upper: tuple[Affine, ...]
 
     def __str__(self) -> str:
         lower, upper = (", ".join(map(str, terms)) for terms in (self.lower, self.upper))
@@ -159,18 +192,19 @@ class Bounds:
 
     keys / full_keys: for a tile of query positions, the keys to visit and those among them that
     every query of the tile attends. queries / full_queries: for a tile of keys, the query positions
-    likewise; key tiles that reach out of `Box.keys` are never full.
+    likewise; key tiles that reach out of `Box.keys` are never full. The full ranges are None where
+    it is not known from a tile's ends alone which pairs are attended.
     """
 
     keys: Range
-    full_keys: Range
+    full_keys: Range | None
     queries: Range
-    full_queries: Range
+    full_queries: Range | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """One pass over keys: pairs inside one of `boxes` that no `absent` selection attends.
+    """One pass over keys: pairs in one of `boxes`, under `condition`, that no `absent` one selects.
 
     Operands: the gate (a constant-1 Box for crisp sweeps), then, if `gathered`, the SparseK whose
     index list is walked, then the SparseK selections that must not have selected the pair. Pairs of
@@ -180,6 +214,7 @@ class Sweep:
 
     boxes: tuple[Box, ...]
     gathered: bool
+    condition: Condition = ALWAYS
     bounds: Bounds | None = None
     span: Span | None = field(default=None, compare=False)
 
@@ -195,4 +230,4 @@ class Partition:
     span: Span | None = field(default=None, compare=False)
 
 
-Op: TypeAlias = "Box | SparseK | Union | Intersection | Complement | Sweep | Partition"
+Op: TypeAlias = "Box | Where | SparseK | Union | Intersection | Complement | Sweep | Partition"

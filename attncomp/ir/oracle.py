@@ -14,18 +14,20 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.errors import MissingTensorError, TensorShapeError, VerificationError
+from attncomp.ir.affine import Entry
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import (
     Box,
     Complement,
     GateMode,
     Intersection,
-    Interval,
     Partition,
     SparseK,
     Sweep,
     Union,
+    Where,
 )
+from attncomp.ir.pairs import Pairs
 
 
 def gate_mode(graph: Graph) -> GateMode | None:
@@ -44,11 +46,17 @@ def gate_mode(graph: Graph) -> GateMode | None:
 
 
 def gate_matrix(
-    graph: Graph, n_queries: int, n_keys: int, tensors: Mapping[str, Tensor], heads: int = 1
+    graph: Graph,
+    n_queries: int,
+    n_keys: int,
+    tensors: Mapping[str, Tensor],
+    heads: int = 1,
+    batch: int = 1,
 ) -> Tensor:
-    """The gate of every pair, [B, H, Nq, Nk] in [0, 1]; [1, 1, Nq, Nk] for crisp patterns.
+    """The gate of every pair, [B, H, Nq, Nk] in [0, 1].
 
-    The last query stands at the position of the last key. tensors holds the scores, [B, G, Nk] with
+    B and H are 1 for crisp patterns unless they ask for the row of the batch or the head. The last
+    query stands at the position of the last key. tensors holds the scores, [B, G, Nk] with
     G dividing heads; the result has their dtype (float64 for crisp patterns) and is differentiable
     with respect to them, membership in sets held constant. `gate="straight_through"` gives 0 or 1
     with the gradient of the key_value gate. Of equal operands of a union or an intersection the
@@ -58,7 +66,9 @@ def gate_matrix(
     partition visits a pair twice.
     """
     mode = gate_mode(graph)
-    pairs = _Pairs.of(graph, n_queries, n_keys, tensors)
+    used = (tensors[name].device for name in tensor_names(graph) if name in tensors)
+    device = next(used, torch.device("cpu"))
+    pairs = Pairs.of(n_queries, n_keys, tensors, heads, batch, device)
     selections = {
         node: _select(op, pairs, _scores(op, n_keys, tensors, heads), heads)
         for node, op in _sparse_ks(graph)
@@ -71,6 +81,26 @@ def gate_matrix(
         gate = (gate != 0).to(gate.dtype) + (gate - gate.detach())
     dtypes = [tensors[op.scores].dtype for _, op in _sparse_ks(graph)]
     return gate.to(dtypes[0]) if dtypes else gate
+
+
+def tensor_names(graph: Graph) -> tuple[str, ...]:
+    """Names of the tensors that the gates depend on, operands before users."""
+    names: dict[str, None] = {}
+    for op in map(graph.op, graph.walk()):
+        if isinstance(op, SparseK):
+            names[op.scores] = None
+        elif isinstance(op, Where):
+            names |= dict.fromkeys(entry.tensor for entry in op.value.entries)
+    return tuple(names)
+
+
+def tensor_entries(graph: Graph) -> dict[str, tuple[Entry, ...]]:
+    """For each integer tensor that tests read, the entries that they read of it."""
+    entries: dict[str, dict[Entry, None]] = {}
+    for op in map(graph.op, graph.walk()):
+        for entry in op.value.entries if isinstance(op, Where) else ():
+            entries.setdefault(entry.tensor, {})[entry] = None
+    return {name: tuple(found) for name, found in entries.items()}
 
 
 def projection(scores: Tensor, prefix: Tensor, k: int) -> Tensor:
@@ -145,33 +175,6 @@ class _Selection(NamedTuple):
     gate: Tensor
 
 
-class _Pairs(NamedTuple):
-    """distance [Nq, Nk] is query position minus key position; key [1, Nk]."""
-
-    distance: Tensor
-    key: Tensor
-
-    @staticmethod
-    def of(graph: Graph, n_queries: int, n_keys: int, tensors: Mapping[str, Tensor]) -> _Pairs:
-        used = (tensors[op.scores].device for _, op in _sparse_ks(graph) if op.scores in tensors)
-        device = next(used, torch.device("cpu"))
-        key = torch.arange(n_keys, device=device)[None, :]
-        query = torch.arange(n_queries, device=device)[:, None] + (n_keys - n_queries)
-        return _Pairs(query - key, key)
-
-    def inside(self, box: Box) -> Tensor:
-        return _within(self.distance, box.distance) & _within(self.key, box.keys)
-
-
-def _within(value: Tensor, interval: Interval) -> Tensor:
-    inside = torch.ones_like(value, dtype=torch.bool)
-    if interval.lower is not None:
-        inside &= value >= interval.lower
-    if interval.upper is not None:
-        inside &= value < interval.upper
-    return inside
-
-
 def _sparse_ks(graph: Graph) -> Iterator[tuple[NodeId, SparseK]]:
     for node in graph.walk():
         op = graph.op(node)
@@ -196,7 +199,7 @@ def _scores(op: SparseK, n_keys: int, tensors: Mapping[str, Tensor], heads: int)
     return scores[:, :, None, :]
 
 
-def _select(op: SparseK, pairs: _Pairs, scores: Tensor, heads: int) -> _Selection:
+def _select(op: SparseK, pairs: Pairs, scores: Tensor, heads: int) -> _Selection:
     """The k best keys of each prefix, ties to the earlier key, and their gates, for each head."""
     prefix = pairs.distance >= op.lag
     u = _finite(scores.detach())
@@ -214,7 +217,7 @@ def _select(op: SparseK, pairs: _Pairs, scores: Tensor, heads: int) -> _Selectio
 def _gate(
     graph: Graph,
     node: NodeId,
-    pairs: _Pairs,
+    pairs: Pairs,
     gates: Mapping[NodeId, Tensor],
     selections: Mapping[NodeId, _Selection],
 ) -> Tensor:
@@ -223,6 +226,8 @@ def _gate(
     match op:
         case Box():
             return pairs.inside(op).to(torch.float64)[None, None]
+        case Where():
+            return pairs.passing(op).to(torch.float64)
         case SparseK():
             return selections[node].gate
         case Union():
@@ -263,12 +268,17 @@ def _precedence(graph: Graph, node: NodeId) -> tuple[int, tuple[tuple[int, str, 
         case SparseK(lag=lag, scores=scores, k=k):
             return 0, ((lag, scores, -k),)
         case Intersection():
-            softs = [x for x in graph.operands(node) if not isinstance(graph.op(x), Box)]
+            softs = [x for x in graph.operands(node) if _holds_selection(graph, x)]
             keys = [_precedence(graph, operand) for operand in softs]
             composite = not keys or any(key[0] for key in keys)
             return int(composite), tuple(sorted(member for _, key in keys for member in key))
         case _:
             return 1, ()
+
+
+def _holds_selection(graph: Graph, node: NodeId) -> bool:
+    below = (_holds_selection(graph, operand) for operand in graph.operands(node))
+    return isinstance(graph.op(node), SparseK) or any(below)
 
 
 def _keep(better: Tensor, first: Tensor) -> Tensor:
@@ -280,7 +290,7 @@ def _sweep(
     graph: Graph,
     node: NodeId,
     op: Sweep,
-    pairs: _Pairs,
+    pairs: Pairs,
     gate: Tensor,
     selections: Mapping[NodeId, _Selection],
 ) -> Tensor:
@@ -290,7 +300,7 @@ def _sweep(
         visits = visits + pairs.inside(box)
     if (visits > 1).any():
         raise _twice("boxes of a sweep", visits > 1, node)
-    mask = (visits > 0)[None, None]
+    mask = (visits > 0)[None, None] & pairs.meeting(op.condition)
     if op.gathered:
         mask = mask & selections[walked.pop(0)].selected
     for absent in walked:
@@ -298,7 +308,7 @@ def _sweep(
     return torch.where(mask, gate, 0.0)
 
 
-def _partition(node: NodeId, pairs: _Pairs, sweeps: list[Tensor]) -> Tensor:
+def _partition(node: NodeId, pairs: Pairs, sweeps: list[Tensor]) -> Tensor:
     visits = torch.zeros_like(pairs.distance)[None, None]
     total = visits.to(torch.float64)
     for sweep in sweeps:

@@ -13,6 +13,7 @@ from attncomp.ir.ops import (
     Bounds,
     Box,
     Complement,
+    Condition,
     Intersection,
     Interval,
     Op,
@@ -20,6 +21,7 @@ from attncomp.ir.ops import (
     SparseK,
     Sweep,
     Union,
+    Where,
 )
 from attncomp.ir.schedule import Schedule, Tile
 
@@ -89,6 +91,11 @@ def selection_text(op: SparseK) -> str:
     return f"sparsek(k={op.k}{lag}{scores})"
 
 
+def condition_text(condition: Condition) -> str:
+    """`q // 64 == k // 64`, requirements joined by `and`, lists of them by `or`; "" for always."""
+    return " or ".join(" and ".join(map(str, requirements)) for requirements in condition)
+
+
 def formula(graph: Graph, node: NodeId | None = None) -> str:
     """The gate at a node, the root if not given, as an expression on one line.
 
@@ -102,6 +109,8 @@ def formula(graph: Graph, node: NodeId | None = None) -> str:
     match op:
         case Box():
             return box_text(op)
+        case Where():
+            return f"where({op.text()})"
         case SparseK():
             return selection_text(op)
         case Complement():
@@ -143,6 +152,8 @@ def _op_lines(op: Op, operands: list[str]) -> list[str]:
     match op:
         case Box():
             return [f"box {box_condition(op)}"]
+        case Where():
+            return [f"where {op.text()}"]
         case SparseK():
             return [f"sparsek k={op.k} lag={op.lag} gate={op.gate} scores={op.scores}"]
         case Union() | Intersection() | Complement():
@@ -164,14 +175,16 @@ def _sweep_lines(op: Sweep, operands: list[str]) -> list[str]:
     kind = "gathered" if op.gathered else "contiguous"
     head = f"sweep {kind}{source}, gate {gate}{without}"
     boxes = [f"box {box_condition(box)}" for box in op.boxes]
+    where = condition_text(op.condition)
+    boxes += [f"where {where}"] if where else []
     return [head, *boxes, *([] if op.bounds is None else bounds_lines(op.bounds))]
 
 
 def bounds_lines(bounds: Bounds) -> list[str]:
     """The four ranges of a contiguous sweep, two a line."""
     return [
-        f"keys {bounds.keys}, full {bounds.full_keys}",
-        f"queries {bounds.queries}, full {bounds.full_queries}",
+        f"keys {bounds.keys}, full {bounds.full_keys or 'unknown'}",
+        f"queries {bounds.queries}, full {bounds.full_queries or 'unknown'}",
     ]
 
 

@@ -35,7 +35,7 @@ def reference_attention(
     _check_shapes(query, key, value)
     heads, n_queries, head_dim = query.shape[1:]
     n_keys = key.shape[2]
-    gate = gate_matrix(graph, n_queries, n_keys, tensors, heads).to(query.device)
+    gate = gate_matrix(graph, n_queries, n_keys, tensors, heads, query.shape[0]).to(query.device)
     if gate.shape[0] not in (1, query.shape[0]):
         raise TensorShapeError(
             subject="batch of the scores", expected=(query.shape[0],), found=(gate.shape[0],)

@@ -16,11 +16,12 @@ from attncomp.ir.ops import (
     SparseK,
     Sweep,
     Union,
+    Where,
 )
 from attncomp.ir.printer import box_condition
 from attncomp.ir.schedule import Schedule
 
-_GATES: Final = (Box, SparseK, Union, Intersection, Complement)
+_GATES: Final = (Box, Where, SparseK, Union, Intersection, Complement)
 
 
 def verify(graph: Graph, *, after: str) -> None:
@@ -57,7 +58,7 @@ def _check_operands(graph: Graph, node: NodeId) -> None:
     arity = len(operands)
     wanted: tuple[type[Op], ...] = _GATES
     match op:
-        case Box() | SparseK():
+        case Box() | Where() | SparseK():
             _require(arity == 0, f"expected no operands, found {arity}")
         case Union() | Intersection():
             _require(arity >= 2, f"expected two operands or more, found {arity}")
@@ -127,6 +128,7 @@ def _check_sweep(graph: Graph, node: NodeId, op: Sweep) -> None:
                 f"the gate holds a {type(kind).__name__}",
             )
     _require(len(op.boxes) > 0, "no boxes")
+    _require(len(op.condition) > 0, "a condition that no pair meets")
     _require(not any(box.empty for box in op.boxes), "an empty box")
     for a, b in itertools.combinations(op.boxes, 2):
         _require(a.intersect(b).empty, f"boxes {_drawn(a)} and {_drawn(b)} overlap")
@@ -144,7 +146,7 @@ def _check_partition(graph: Graph, node: NodeId, op: Partition) -> None:
     _require(all(bounded) or not any(bounded), "only some contiguous sweeps have bounds")
     for a, b in itertools.combinations(contiguous, 2):
         _require(
-            a.boxes[0].intersect(b.boxes[0]).empty,
+            a.boxes[0].intersect(b.boxes[0]).empty or a.condition != b.condition,
             f"contiguous sweeps {_drawn(a.boxes[0])} and {_drawn(b.boxes[0])} overlap",
         )
     if op.schedule is not None:

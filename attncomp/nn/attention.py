@@ -90,8 +90,9 @@ class PatternAttention(nn.Module):
         x as in `forward`.
         """
         scores = self._inputs(x)[3]
-        tensors = {} if scores is None else {"scores": scores}
-        return self.attention.mask(x.shape[1], **tensors)
+        if scores is None:
+            return self.attention.mask(x.shape[1])
+        return self.attention.mask(x.shape[1], scores=scores)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Query [B, H, N, D], key and value [B, Hk, N, D], scores [B, G, N]."""

@@ -7,7 +7,7 @@ meaning of the pattern. A picture thus shows both, and the pairs between them th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +20,17 @@ from attncomp.codegen.plan import (
     KernelPlan,
     Largest,
     Selected,
+    SelectionPlan,
     Smallest,
     SweepPlan,
 )
 from attncomp.frontend.ast import Expr
+from attncomp.ir.affine import IndexName
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Range, SparseK
 from attncomp.ir.oracle import gate_matrix
+from attncomp.ir.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +87,31 @@ def picture(
     plan: KernelPlan,
     n_queries: int,
     n_keys: int,
-    scores: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    sizes: tuple[int, int],
+    place: tuple[int, int],
     *,
     tile: tuple[int, int],
     caption: str,
 ) -> Picture:
-    """The picture of one head: scores [Nk] for each tensor that the pattern needs.
+    """The picture of one head, for the tensors that the pattern needs.
 
-    plan is that of expr for any problem; tile: queries by keys.
+    plan is that of expr for any problem; sizes: heads and rows of the batch; place: one of each;
+    tile: queries by keys.
     """
-    tensors = {name: u.detach().cpu()[None, None] for name, u in scores.items()}
-    gate = gate_matrix(build(expr), n_queries, n_keys, tensors)[0, 0].detach()
-    selected = tuple(
-        _selected(SparseK(k=s.k, lag=s.lag, gate="hard", scores=s.scores), gate.shape, tensors)
-        for s in plan.selections
-    )
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    pairs = Pairs.of(n_queries, n_keys, tensors, *sizes, torch.device("cpu"))
+
+    def dense(graph: Graph) -> Tensor:
+        return _one(gate_matrix(graph, n_queries, n_keys, tensors, *sizes), place).detach()
+
+    gate = dense(build(expr))
+    selected = tuple(_selected(s, dense) for s in plan.selections)
+    met = [_one(pairs.meeting(sweep.condition), place) for sweep in plan.sweeps]
     sweep = torch.full(gate.shape, -1, dtype=torch.int64)
     for index, sweep_plan in enumerate(plan.sweeps):
-        sweep[_attends(sweep_plan, gate.shape, selected) & (gate != 0)] = index
+        own = _attends(sweep_plan, gate.shape, selected) & met[index]
+        sweep[own & (gate != 0)] = index
     tiles: list[Tile] = []
     lists: list[KeyList] = []
     for start in range(0, n_queries, tile[0]):
@@ -123,11 +133,17 @@ def picture(
     )
 
 
-def _selected(op: SparseK, shape: torch.Size, tensors: Mapping[str, Tensor]) -> Tensor:
+def _one(pairs: Tensor, place: tuple[int, int]) -> Tensor:
+    """Of [B or 1, H or 1, Nq, Nk] the matrix of one head, in one row of the batch."""
+    head, row = place
+    return pairs[min(row, pairs.shape[0] - 1), min(head, pairs.shape[1] - 1)]
+
+
+def _selected(selection: SelectionPlan, dense: Callable[[Graph], Tensor]) -> Tensor:
     """Which keys a selection has at which query: [Nq, Nk] bool."""
+    op = SparseK(k=selection.k, lag=selection.lag, gate="hard", scores=selection.scores)
     graph = Graph()
-    graph = graph.set_root(graph.add(op))
-    return gate_matrix(graph, shape[0], shape[1], tensors)[0, 0] != 0
+    return dense(graph.set_root(graph.add(op))) != 0
 
 
 def _attends(sweep: SweepPlan, shape: torch.Size, selected: Sequence[Tensor]) -> Tensor:
@@ -174,19 +190,20 @@ def _tiles(
     """The tiles that a contiguous sweep visits for a tile of queries, from the plan's bounds."""
     if sweep.bounds is None:
         raise ValueError(f"expected a plan with bounds, found none for sweep {index}")
-    values = {"first": queries[0] + shift, "last": queries[-1] + shift, "n_keys": n_keys}
+    values: dict[IndexName, int] = {
+        "first": queries[0] + shift,
+        "last": queries[-1] + shift,
+        "n_keys": n_keys,
+    }
     lower, upper = _ends(sweep.bounds.keys, values)
-    full_lower, full_upper = _ends(sweep.bounds.full_keys, values)
+    full = None if sweep.bounds.full_keys is None else _ends(sweep.bounds.full_keys, values)
     for start in range(lower, upper, size):
         stop = min(start + size, upper)
-        full = not sweep.absent and full_lower <= start and stop <= full_upper
-        yield Tile(index, queries, range(start, stop), full)
+        inside = full is not None and full[0] <= start and stop <= full[1]
+        yield Tile(index, queries, range(start, stop), inside and not sweep.absent)
 
 
-def _ends(bounds: Range, values: Mapping[str, int]) -> tuple[int, int]:
-    """Both ends of a range of keys; `constant` terms are their offset."""
-    lower, upper = (
-        [values.get(term.base, 0) + term.offset for term in terms]
-        for terms in (bounds.lower, bounds.upper)
-    )
+def _ends(bounds: Range, values: Mapping[IndexName, int]) -> tuple[int, int]:
+    """Both ends of a range of keys."""
+    lower, upper = ([end.evaluate(values) for end in ends] for ends in (bounds.lower, bounds.upper))
     return max(lower), min(upper)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
-from attncomp.errors import OptionError
+from attncomp.errors import OptionError, TensorShapeError
 from attncomp.frontend.ast import Expr, to_text
+from attncomp.ir.build import build
+from attncomp.ir.oracle import tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import Picture, picture
-from attncomp.runtime.checks import check_given, check_names, check_scores, checked_length
+from attncomp.runtime.checks import checked_length
+from attncomp.runtime.inputs import Sizes, bare_indices, checked_inputs, least_size
 
 # Sweeps, their bounds and their order are the same for every problem.
 _PROBLEM: Final = Problem(
@@ -27,7 +29,6 @@ _LENGTHS: Final = (48, 96, 192, 384, 768)
 
 def pictured(
     expr: Expr,
-    needed: Sequence[str],
     n_queries: int | None,
     n_keys: int | None = None,
     tensors: Mapping[str, Tensor] | None = None,
@@ -39,42 +40,52 @@ def pictured(
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
-    needed: the tensors that the pattern takes; scores [B, G, Nk] that are not among `tensors` are
-    standard normal from `seed`, which the caption says. head counts what `CompiledPattern.mask`
-    calls H. n_queries: None for the least of a few lengths at which the pattern shows its sizes.
-    tile: queries by keys, a number for both; None for about an eighth of the keys.
+    Scores [B, G, Nk] that are not among `tensors` are standard normal from `seed`, which the
+    caption says. n_queries: None for the least of a few lengths at which the pattern shows its
+    sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
+    batch choose one of the matrices of `CompiledPattern.mask`.
 
-    Raises CallError for sizes below 1, for tensors that do not fit and for a head or a batch row
-    that they do not have.
+    Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
+    or a row of the batch that they do not have.
     """
-    tensors = {} if tensors is None else tensors
-    plan = lower(expr, _PROBLEM)
+    plan, graph = lower(expr, _PROBLEM), build(expr)
     n_queries = _length(plan) if n_queries is None else checked_length("n_queries", n_queries)
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-    pattern = to_text(expr)
-    check_names(tensors, needed, pattern)
-    drawn = [name for name in needed if name not in tensors]
-    given = {**_normal(needed, n_keys, seed), **tensors}
-    for name in needed:
-        check_given(name, given[name], f"[B, G, {n_keys}]", pattern)
-        check_scores(name, given[name], n_keys, pattern)
-    rows = max((u.shape[0] for u in given.values()), default=1)
-    row = _index("batch", batch, rows, pattern)
-    heads = math.lcm(*(u.shape[1] for u in given.values()))
-    chosen = _index("head", head, heads, pattern)
-    scores = {
-        name: u[min(row, u.shape[0] - 1), chosen * u.shape[1] // heads] for name, u in given.items()
-    }
-    drawn_text = f"; {', '.join(drawn)} standard normal, seed {seed}" if drawn else ""
+    pattern, entries, needed = to_text(expr), tensor_entries(graph), tensor_names(graph)
+    scores = [name for name in needed if name not in entries]
+    tensors = {} if tensors is None else tensors
+    drawn = [name for name in scores if name not in tensors]
+    given = {**_normal(scores, n_keys, seed), **tensors}
+    asked = bare_indices(graph)
+
+    def chosen(subject: str, name: Literal["h", "b"], value: int) -> tuple[int, int]:
+        """How many heads or rows there are, and the one asked for."""
+        least = least_size(graph, entries, given, name)
+        place = _index(subject, value, None if name in asked else least, pattern)
+        return least * (place // least + 1), place
+
+    rows, row = chosen("batch", "b", batch)
+    heads, head = chosen("head", "h", head)
+    checked = checked_inputs(given, needed, entries, Sizes(rows, heads, n_keys), pattern)
+    for name in scores:
+        if not len(checked[name]):
+            raise TensorShapeError(
+                subject=name,
+                expected=f"[B, G, {n_keys}] with B >= 1",
+                found=tuple(checked[name].shape),
+                pattern=pattern,
+            )
+    made = f"; {', '.join(drawn)} standard normal, seed {seed}" if drawn else ""
     return picture(
         expr,
         plan,
         n_queries,
         n_keys,
-        scores,
+        checked,
+        (heads, rows),
+        (head, row),
         tile=_tile(tile, n_keys),
-        caption=f"gate of {pattern}: {n_queries} queries (down) by {n_keys} keys (right)"
-        + drawn_text,
+        caption=f"gate of {pattern}: {n_queries} queries (down) by {n_keys} keys (right){made}",
     )
 
 
@@ -86,15 +97,25 @@ def _normal(names: Sequence[str], n_keys: int, seed: int) -> dict[str, Tensor]:
     }
 
 
-def _index(subject: str, value: Any, count: int, pattern: str) -> int:
-    """An index from 0 as an int; OptionError unless it is one below `count`."""
+def _counted(asked: bool, index: Any) -> int | None:
+    """The fewest heads, or rows, that hold an index; None where the tensors say how many."""
+    return index + 1 if asked and isinstance(index, int) and index >= 0 else None
+
+
+def _index(subject: str, value: Any, count: int | None, pattern: str) -> int:
+    """An index from 0 as an int, below `count` unless that is None; OptionError if it is none."""
     try:
         index = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         index = -1
-    if not 0 <= index < count:
-        expected = f"an index from 0 to {count - 1}" if count else "a tensor with any"
-        raise OptionError(subject=subject, expected=expected, found=repr(value), pattern=pattern)
+    if index < 0 or (count is not None and index >= count):
+        limit = "on" if count is None else f"to {count - 1}"
+        raise OptionError(
+            subject=subject,
+            expected=f"an index from 0 {limit}",
+            found=repr(value),
+            pattern=pattern,
+        )
     return index
 
 
@@ -112,8 +133,12 @@ def _tile(tile: object, n_keys: int) -> tuple[int, int]:
 def _length(plan: KernelPlan) -> int:
     """The least length at which no size in the pattern covers more than two thirds of the keys."""
     sizes = [selection.k + selection.lag for selection in plan.selections]
-    for box in (box for sweep in plan.sweeps for box in sweep.box):
-        ends = (box.distance.lower, box.distance.upper, box.keys.lower, box.keys.upper)
-        sizes += [abs(end) for end in ends if end is not None]
+    for sweep in plan.sweeps:
+        for box in sweep.box:
+            ends = (box.distance.lower, box.distance.upper, box.keys.lower, box.keys.upper)
+            sizes += [abs(end) for end in ends if end is not None]
+        for alternative in sweep.condition:
+            for required in alternative:
+                sizes += map(abs, required.test.value.numbers)
     largest = max(sizes, default=0)
     return next((length for length in _LENGTHS if 2 * length >= 3 * largest), _LENGTHS[-1])

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from attncomp.codegen.emit import render
+from attncomp.codegen.entries import tensors_of
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
 from attncomp.runtime.cache import private_directory
@@ -271,7 +272,9 @@ def _run(module: Any, plan: KernelPlan) -> None:
     k = empty(1, kv_heads, length, problem.head_dim)
     v = empty(1, kv_heads, length, problem.value_dim)
     scale = problem.head_dim**-0.5
-    state = module.select(scores, length)
+    ranks = tensors_of(plan.sweeps)
+    given = [empty(*[16] * ranks[name], dtype=torch.int32) for name in plan.tensors]
+    state = (*module.select(scores, length), *given)
     out, lse = module.forward(q, k, v, state, scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)

@@ -4,6 +4,7 @@ Each takes the pattern's canonical text and a problem text (`attncomp.runtime.pr
 any process can generate the kernels again; a graph that holds these ops can thus be exported.
 
 `select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
+behind it in `state` stand the integer tensors that conditions read.
 `attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
 arguments for their gradients alone.
 """
@@ -49,16 +50,20 @@ def attention(
     k: Tensor,
     v: Tensor,
     scores: Sequence[Tensor],
+    tensors: Sequence[Tensor],
     scale: float,
     pattern: str,
     problem: str,
 ) -> tuple[Tensor, Tensor]:
-    """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs; scores in the plan's order."""
+    """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs.
+
+    scores, and the integer tensors that conditions read, are in the plan's order.
+    """
     _refuse_tangents(q, k, v, *scores)
     state: list[Tensor] = []
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
-    return _attend_op(q, k, v, scores, state, scale, pattern, problem)
+    return _attend_op(q, k, v, scores, [*state, *tensors], scale, pattern, problem)
 
 
 def _refuse_tangents(*tensors: Tensor) -> None:

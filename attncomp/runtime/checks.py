@@ -63,14 +63,15 @@ def check_query_key_value(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern
             raise TensorShapeError(
                 subject=subject, expected=layout, found=tuple(tensor.shape), pattern=pattern
             )
-        _check_device(subject, tensor, q, pattern)
-        _check_layout(subject, tensor, pattern)
+        check_device(subject, tensor, q, pattern)
+        check_layout(subject, tensor, pattern)
     _check_dtypes(q, k, v, backend, pattern)
     _check_query(q, pattern)
     _check_key_value(q, k, v, pattern)
 
 
-def _check_device(subject: str, tensor: Tensor, q: Tensor, pattern: str) -> None:
+def check_device(subject: str, tensor: Tensor, q: Tensor, pattern: str) -> None:
+    """Raise TensorDeviceError for a tensor elsewhere than q."""
     if tensor.device != q.device:
         raise TensorDeviceError(
             subject=subject,
@@ -80,10 +81,11 @@ def _check_device(subject: str, tensor: Tensor, q: Tensor, pattern: str) -> None
         )
 
 
-def _check_layout(subject: str, tensor: Tensor, pattern: str) -> None:
+def check_layout(subject: str, tensor: Tensor, pattern: str) -> None:
+    """Raise TensorLayoutError for a tensor that is not strided, or has gaps in its rows."""
     if tensor.layout is not torch.strided:
         raise TensorLayoutError(
-            subject=subject, expected="strided", found=_name(tensor.layout), pattern=pattern
+            subject=subject, expected="strided", found=name_of(tensor.layout), pattern=pattern
         )
     if tensor.stride(-1) != 1:
         raise TensorLayoutError(
@@ -94,12 +96,14 @@ def _check_layout(subject: str, tensor: Tensor, pattern: str) -> None:
         )
 
 
-def _name(value: torch.dtype | torch.layout) -> str:
+def name_of(value: torch.dtype | torch.layout) -> str:
+    """`float32`: a dtype or layout without its module."""
     return str(value).removeprefix("torch.")
 
 
-def _names(dtypes: Sequence[torch.dtype]) -> str:
-    *names, last = map(_name, dtypes)
+def names_of(dtypes: Sequence[torch.dtype]) -> str:
+    """`float16, bfloat16 or float32`."""
+    *names, last = map(name_of, dtypes)
     return f"{', '.join(names)} or {last}"
 
 
@@ -107,16 +111,16 @@ def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, backend: str, pattern: str) -
     if q.dtype not in _DTYPES[backend]:
         raise TensorDtypeError(
             subject="q",
-            expected=f"{_names(_DTYPES[backend])} on backend '{backend}'",
-            found=_name(q.dtype),
+            expected=f"{names_of(_DTYPES[backend])} on backend '{backend}'",
+            found=name_of(q.dtype),
             pattern=pattern,
         )
     for subject, tensor in (("k", k), ("v", v)):
         if tensor.dtype != q.dtype:
             raise TensorDtypeError(
                 subject=subject,
-                expected=f"{_name(q.dtype)}, q's own",
-                found=_name(tensor.dtype),
+                expected=f"{name_of(q.dtype)}, q's own",
+                found=name_of(tensor.dtype),
                 pattern=pattern,
             )
 
@@ -182,7 +186,7 @@ def check_scores(
     Without the q that it is for, batch, number of groups and device are free.
     """
     if tensor.layout is not torch.strided:
-        _check_layout(name, tensor, pattern)
+        check_layout(name, tensor, pattern)
     fits = tensor.ndim == 3 and tensor.shape[1] >= 1 and tensor.shape[2] == n_keys
     if fits and q is not None:
         fits = tensor.shape[0] == q.shape[0] and q.shape[1] % tensor.shape[1] == 0
@@ -195,10 +199,13 @@ def check_scores(
             pattern=pattern,
         )
     if q is not None:
-        _check_device(name, tensor, q, pattern)
+        check_device(name, tensor, q, pattern)
     if tensor.dtype not in _SCORE_DTYPES:
         raise TensorDtypeError(
-            subject=name, expected=_names(_SCORE_DTYPES), found=_name(tensor.dtype), pattern=pattern
+            subject=name,
+            expected=names_of(_SCORE_DTYPES),
+            found=name_of(tensor.dtype),
+            pattern=pattern,
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.ir.ops import Box
+from attncomp.ir.affine import Affine, Index, Quotient, index
+from attncomp.ir.ops import Box, Range
+from attncomp.ir.passes.bound import bounds_of
 
 _MODES: Final = {
     None: "none: every attended key counts in full",
@@ -19,16 +22,17 @@ _MODES: Final = {
 
 
 def explain(
-    plan: KernelPlan, pattern: str, tensors: tuple[str, ...], *, dense: bool = False
+    plan: KernelPlan, pattern: str, tensors: Mapping[str, str], *, dense: bool = False
 ) -> str:
-    """The plan of a pattern in words; tensors are what a call needs beside q, k and v.
+    """The plan of a pattern in words; tensors: what a call needs beside q, k and v, with shapes.
 
     dense: the pattern runs by its definition, on backend reference, and not by the plan.
     """
     memory = "O(N^2): every pair is held" if dense else "O(N): no N x N matrix is ever held"
+    shapes = (f"{name} {shape}" for name, shape in tensors.items())
     rows = [
         ("pattern", pattern),
-        ("tensors", ", ".join(("q", "k", "v", *(f"{name} [B, G, Nk]" for name in tensors)))),
+        ("tensors", ", ".join(("q", "k", "v", *shapes))),
         ("gate", _MODES[plan.mode]),
         *_sweep_rows(plan),
         ("keys", _keys(plan)),
@@ -42,16 +46,16 @@ def explain(
 
 
 def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
-    for index, sweep in enumerate(plan.sweeps):
+    for number, sweep in enumerate(plan.sweeps):
         limit = _limit(plan, sweep)
         keys = "all keys there" if limit is None else f"at most {limit} keys a query"
         gate = "" if sweep.gate is None or plan.mode == "hard" else f", gate {sweep.gate}"
-        yield f"sweep {index}", f"{sweep.label}; {keys}{gate}"
+        yield f"sweep {number}", f"{sweep.label}; {keys}{gate}"
 
 
 def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
-    """The largest number of keys of a query that the sweep attends; None where it grows with N."""
-    widths = [_width(box) for box in sweep.box]
+    """The largest number of keys of a query that the sweep visits; None where it grows with N."""
+    widths = [_width(_range(box, sweep)) for box in sweep.box]
     reached = None if None in widths else sum(width for width in widths if width is not None)
     if sweep.source is None:
         return reached
@@ -59,21 +63,39 @@ def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
     return k if reached is None else min(k, reached)
 
 
-def _width(box: Box) -> int | None:
-    distance, keys = box.distance, box.keys
-    widths = []
-    if distance.lower is not None and distance.upper is not None:
-        widths.append(distance.upper - distance.lower)
-    if keys.upper is not None:
-        widths.append(keys.upper - max(keys.lower or 0, 0))
-    return min(widths, default=None)
+def _range(box: Box, sweep: SweepPlan) -> Range:
+    """The keys of one query, whose position is `first`."""
+    keys = bounds_of(box, sweep.condition).keys
+    lower, upper = (
+        tuple(end.replace({"last": "first"}) for end in ends) for ends in (keys.lower, keys.upper)
+    )
+    return Range(lower=lower, upper=upper)
+
+
+def _width(keys: Range) -> int | None:
+    pairs = itertools.product(keys.lower, keys.upper)
+    widths = [_largest(upper - lower) for lower, upper in pairs]
+    return min((width for width in widths if width is not None), default=None)
+
+
+def _largest(value: Affine) -> int | None:
+    """The largest value that a difference of bounds takes; None where it grows or is unknown."""
+    if not value.terms:
+        return value.constant
+    match value.terms:
+        case ((Index(name), 1), (Quotient(part, divisor), factor)) if factor == -divisor:
+            # x - (x + a) // c * c = (x + a) % c - a
+            shift = part - index(name)
+            return None if shift.terms else value.constant + divisor - 1 - shift.constant
+        case _:
+            return None
 
 
 def _limits(plan: KernelPlan) -> list[int | None]:
     """The limits that add up: sweeps of one selection share one."""
     limits: dict[str, int | None] = {}
-    for index, sweep in enumerate(plan.sweeps):
-        name = f"sweep {index}" if sweep.source is None else f"selection {sweep.source}"
+    for number, sweep in enumerate(plan.sweeps):
+        name = f"sweep {number}" if sweep.source is None else f"selection {sweep.source}"
         limits[name] = _limit(plan, sweep)
     return list(limits.values())
 
@@ -97,21 +119,37 @@ def _time(plan: KernelPlan) -> str:
 
 
 def _retained(plan: KernelPlan) -> str:
-    boxes = [sweep.box[0] for sweep in plan.sweeps if sweep.source is None]
-    if any(box.distance.lower is None or box.distance.lower < 0 for box in boxes):
+    ranges = [_range(sweep.box[0], sweep) for sweep in plan.sweeps if sweep.source is None]
+    if any(map(_looks_ahead, ranges)):
         return "impossible: queries attend to keys ahead of them"
-    if any(box.distance.upper is None and box.keys.upper is None for box in boxes):
+    recent = [_recent(keys) for keys in ranges]
+    fixed = [_fixed(keys) for keys, near in zip(ranges, recent, strict=True) if near is None]
+    if None in fixed:
         return "keeps all keys"
     kept = [(selection.k, "slots of the selection") for selection in plan.selections]
     # A key waits among the latest ones until its selection may take it.
-    waits = [selection.lag for selection in plan.selections]
-    recent = [box.distance.upper for box in boxes if box.distance.upper is not None]
-    kept.append((max([*recent, *waits], default=0), "latest keys"))
-    fixed = [box.keys.upper for box in boxes if box.distance.upper is None and box.keys.upper]
-    kept.append((max(fixed, default=0), "first keys"))
+    latest = [selection.lag for selection in plan.selections] + [n for n in recent if n is not None]
+    kept.append((max(latest, default=0), "latest keys"))
+    kept.append((max((n for n in fixed if n is not None), default=0), "first keys"))
     kept = [(count, what) for count, what in kept if count]
     if not kept:
         return "keeps nothing"
     parts = " + ".join(f"{count} {what}" for count, what in kept)
     total = f" = {sum(count for count, _ in kept)} keys" if len(kept) > 1 else ""
     return f"keeps {parts}{total} at any context length"
+
+
+def _looks_ahead(keys: Range) -> bool:
+    beyond = [_largest(end - index("first", 1)) for end in keys.upper]
+    return not any(distance is not None and distance <= 0 for distance in beyond)
+
+
+def _recent(keys: Range) -> int | None:
+    """How far back, in keys, a query reaches; None where it grows."""
+    reaches = [_largest(index("first", 1) - end) for end in keys.lower]
+    return min((reach for reach in reaches if reach is not None), default=None)
+
+
+def _fixed(keys: Range) -> int | None:
+    """The first keys that any query reaches; None where they grow."""
+    return min((end.constant for end in keys.upper if not end.terms), default=None)

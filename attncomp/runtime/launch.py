@@ -34,6 +34,16 @@ def strides(tensor: Tensor, align: int) -> tuple[int, ...]:
     return tuple(stride // align for stride in tensor.stride()[:-1])
 
 
+def stride(tensor: Tensor, place: int) -> int:
+    """The stride of a dimension of an integer tensor; 0 where one entry serves every position."""
+    return 0 if tensor.shape[place] == 1 else tensor.stride(place)
+
+
+def extent(tensor: Tensor, place: int) -> int:
+    """The positions that a dimension of an integer tensor serves."""
+    return (1 << 31) - 1 if tensor.shape[place] == 1 else tensor.shape[place]
+
+
 def precision(tensor: Tensor) -> str:
     """How float32 products are formed: as torch's float32 matmul precision says."""
     exact = torch.get_float32_matmul_precision() == "highest"

@@ -24,7 +24,8 @@ from attncomp.codegen.expressions import (
     selections_read,
 )
 from attncomp.codegen.plan import Comparison, Gate, Largest, Selected, Smallest, SweepPlan
-from attncomp.ir.ops import Box, Interval, Range, Term
+from attncomp.ir.affine import Affine, constant, index
+from attncomp.ir.ops import Box, Interval, Range
 from attncomp.ir.passes.bound import bounds_of
 
 SELECTIONS = 4
@@ -151,8 +152,9 @@ def test_mask_text_reads_like_code() -> None:
     )
 
 
-terms = st.builds(
-    Term, st.sampled_from(("constant", "first", "last", "n_keys")), st.integers(-40, 40)
+terms = st.one_of(
+    st.integers(-40, 40).map(constant),
+    st.builds(index, st.sampled_from(("first", "last", "n_keys")), st.integers(-40, 40)),
 )
 
 
@@ -161,7 +163,7 @@ terms = st.builds(
     upper=st.lists(terms, max_size=3),
     dialect=st.sampled_from((TORCH, TRITON)),
 )
-def test_range_texts(lower: list[Term], upper: list[Term], dialect: Dialect) -> None:
+def test_range_texts(lower: list[Affine], upper: list[Affine], dialect: Dialect) -> None:
     names = {"first": 17, "last": 32, "n_keys": 25}
     bounds = Range(lower=tuple(lower), upper=tuple(upper))
     for ends, text, pick in zip(
@@ -169,7 +171,7 @@ def test_range_texts(lower: list[Term], upper: list[Term], dialect: Dialect) -> 
     ):
         assert bool(text) == bool(ends)
         if ends:
-            values = [{**names, "constant": 0}[term.base] + term.offset for term in ends]
+            values = [eval(str(end), {}, names) for end in ends]
             assert eval(text, {**SCALAR_NAMES, **names}) == pick(values)
 
 

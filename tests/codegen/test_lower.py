@@ -7,23 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
-from hypothesis import strategies as st
-from strategies import SCORE_KINDS, patterns, score_tensor
-from torch import Tensor
+from strategies import patterns
 
-from attncomp.codegen.expressions import TORCH, gate_text, mask_text, range_texts
 from attncomp.codegen.lower import contiguous_residual, gathered_residual, lower
 from attncomp.codegen.plan import Comparison, KernelPlan, Largest, Selected, SelectionPlan, Smallest
 from attncomp.codegen.plan_text import plan_text
 from attncomp.errors import BackendError, SoftComplementError
-from attncomp.frontend.ast import Expr, to_text
+from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
-from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Box, Interval, SparseK
-from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes.schedule import schedule_of
 from attncomp.ir.schedule import Problem, Tile
 from attncomp.ir.schedule_table import row_for, rows_for
@@ -207,79 +200,6 @@ WIDTH = TILE.queries + 2 * TILE.keys  # the narrowest band that surely holds a f
 def test_full_tiles_where_a_tile_can_be_full(pattern: str, full_tiles: bool) -> None:
     (sweep,) = lower(pattern, SMALL).sweeps
     assert sweep.full_tiles == full_tiles
-
-
-def gate_of(op: SparseK, size: tuple[int, int], tensors: dict[str, Tensor]) -> Tensor:
-    graph = Graph()
-    return gate_matrix(graph.set_root(graph.add(op)), *size, tensors, HEADS)
-
-
-def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tensor]) -> Tensor:
-    """What the plan attends, [1, H, Nq, Nk], by its texts, tile by tile as kernels do."""
-    n_queries, n_keys = size
-    offset = n_keys - n_queries
-    mode = plan.mode or "hard"
-    ops = [SparseK(k=s.k, lag=s.lag, scores=s.scores) for s in plan.selections]
-    chosen = [gate_of(replace(op, gate="hard"), size, tensors) > 0 for op in ops]
-    names: dict[str, Any] = {
-        f"m{i}": gate_of(replace(op, gate=mode), size, tensors) for i, op in enumerate(ops)
-    }
-    key = torch.arange(n_keys)[None, :]
-    query = torch.arange(n_queries)[:, None] + offset
-    names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
-    total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
-    visits = torch.zeros_like(total)
-    for sweep in plan.sweeps:
-        mask = torch.ones_like(total, dtype=torch.bool)
-        if sweep.residual:
-            mask &= eval(mask_text(sweep.residual, "distance", "key"), names)
-        if sweep.bounds is not None:
-            mask &= visited(plan, sweep.bounds, names, n_queries, offset)
-        if sweep.source is not None:
-            mask &= chosen[sweep.source]
-        for index in sweep.absent:
-            mask &= ~chosen[index]
-        gate = 1.0 if sweep.gate is None else eval(gate_text(sweep.gate, TORCH), names)
-        total += torch.where(mask, gate, 0.0)
-        visits += torch.where(mask, gate, 0.0) != 0
-    assert visits.max() <= 1, f"a pair is visited twice\n{plan_text(plan)}"
-    return total
-
-
-def visited(
-    plan: KernelPlan, bounds: Any, names: dict[str, Any], n_queries: int, offset: int
-) -> Tensor:
-    """The pairs [Nq, Nk] in the key range of their query tile; full parts must be inside of it."""
-    rows = []
-    tile = plan.schedule.forward.queries
-    for start in range(0, n_queries, tile):
-        count = min(tile, n_queries - start)
-        ends = names | {"first": start + offset, "last": start + count - 1 + offset}
-        low, high = (eval(text, ends) for text in range_texts(bounds.keys, TORCH))
-        full_low, full_high = (eval(text, ends) for text in range_texts(bounds.full_keys, TORCH))
-        assert 0 <= low and high <= names["n_keys"]
-        assert full_low >= full_high or low <= full_low <= full_high <= high
-        inside = (names["key"] >= low) & (names["key"] < high)
-        rows += [inside] * count
-    return torch.cat(rows)
-
-
-@given(
-    expr=patterns(max_leaves=6),
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    kind=st.sampled_from(SCORE_KINDS),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_plans_attend_what_patterns_mean(
-    expr: Expr, size: tuple[int, int], kind: str, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {"scores": score_tensor(kind, (1, HEADS, size[1]), generator)}
-    plan = lower(expr, SMALL)
-    expected = gate_matrix(build(expr), *size, tensors, HEADS)
-    found = plan_gates(plan, size, tensors)
-    difference = f"{to_text(expr)}\n{plan_text(plan)}"
-    assert torch.equal(found, expected.expand_as(found).double()), difference
 
 
 @given(a=patterns(max_leaves=3), b=patterns(max_leaves=3))

@@ -14,11 +14,13 @@ import torch
 from dense import Inputs, Result, Shape, assert_same_results, dense_result, random_inputs
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import patterns, problems
+from strategies import conditions, patterns, problems
 from torch import Tensor
 from torch_modules import PATTERNS, make_plan, module_of, run_module
 
-from attncomp.frontend.ast import Expr
+from attncomp.frontend.ast import Expr, Intersection, Where
+from attncomp.frontend.ast import Union as UnionOf
+from attncomp.frontend.predicate import Condition
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import GATE_MODES, GateMode, SparseK, Union
 from attncomp.ir.reference import reference_attention
@@ -69,6 +71,21 @@ def test_any_pattern_matches_dense_attention(
         full_tiles=full_tiles,
         with_lse=with_lse,
     )
+
+
+@given(
+    condition=conditions(),
+    rest=patterns(max_leaves=2),
+    problem=problems(),
+    tile=st.sampled_from([(8, 4), (5, 16), (64, 64)]),
+)
+def test_any_predicate_matches_dense_attention(
+    condition: Condition, rest: Expr, problem: tuple[Shape, Tensor, int], tile: tuple[int, int]
+) -> None:
+    shape, scores, seed = problem
+    generator = torch.Generator().manual_seed(seed)
+    check(UnionOf((Where(condition), rest)), shape, generator, scores=scores, tile=tile)
+    check(Intersection((Where(condition), rest)), shape, generator, scores=scores, tile=tile)
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: case["name"])
@@ -276,9 +293,7 @@ def test_low_precision_is_computed_in_fp32(
     inputs = dataclasses.replace(inputs, scores=inputs.scores.float(), dlse=inputs.dlse.float())
     pattern = f'sparsek(k=60, gate="{mode}") | window(20)'
     actual, _ = run_module(make_plan(pattern, shape, dtype=dtype), inputs, scale=0.25)
-    exact = dataclasses.replace(
-        inputs, **{f.name: getattr(inputs, f.name).double() for f in dataclasses.fields(inputs)}
-    )
+    exact = inputs.to(torch.float64)
     expected = dense_result(pattern, exact, scale=0.25)
     assert {actual.out.dtype, actual.dq.dtype, actual.dk.dtype, actual.dv.dtype} == {torch_dtype}
     assert actual.lse.dtype == actual.dscores.dtype == torch.float32
@@ -299,7 +314,7 @@ def test_float32_scores_with_float64_inputs_and_the_other_way(generator: torch.G
     actual, _ = run_module(plan, dataclasses.replace(inputs, scores=single), scale=0.4)
     assert_same_results(actual, expected, atol=1e-5, rtol=1e-4)
 
-    low = Inputs(**{f.name: getattr(exact, f.name).float() for f in dataclasses.fields(exact)})
+    low = exact.to(torch.float32)
     low = dataclasses.replace(low, scores=exact.scores)
     actual, _ = run_module(make_plan(pattern, shape, dtype="float32"), low, scale=0.4)
     assert actual.dscores.dtype == torch.float64

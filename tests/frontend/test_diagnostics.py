@@ -39,7 +39,7 @@ DRAWN = [
         error: unknown pattern 'zzz'
          --> <spec>:1:1
           | zzz
-          | ^^^ known patterns: causal, first, full, sparsek, window
+          | ^^^ known patterns: causal, chunk, first, full, sparsek, window
         """,
     ),
     (

@@ -51,6 +51,10 @@ CASES = {
         'pattern a = b\n\nexample a = "#"\n\n'
         'example a = """\n    #..\n    .1.\n    """  # c\n\npattern c = a\n',
     ),
+    "predicates": (
+        "pattern a = where(i-j<3 and(j%2==0 or not s[ i,j//2 ]!=s[j,- -i]))-b",
+        "pattern a = where(i - j < 3 and (j % 2 == 0 or not s[i, j // 2] != s[j, --i])) - b\n",
+    ),
     "tensors": (
         "example a given s=[ [1,- 2.5,], [ 3,4 ] ] , t = 1 = '#'",
         'example a given s=[[1, -2.5], [3, 4]], t=1 = "#"\n',
@@ -86,6 +90,17 @@ pattern parameters(
 pattern arguments = sparsek(
     k=1000000000000000000000000000000000000,
     lag=1000000000000000000000000000000000000,
+)
+
+pattern conditions = (
+    where(
+        a_tensor_of_documents[i] == a_tensor_of_documents[j]
+        and (
+            0 <= i - j < 1000000000000000000000000000
+            or not a_tensor_with_a_long_name[i, j // 128] == 1
+        )
+    )
+    | first(64)
 )
 
 pattern nested = (

@@ -59,6 +59,19 @@ CASES = [
     ("window(100)", BF16, MHA, 1, 64, 64, (*LENGTHS, 8192)),
     ("first(4) | window(64)", BF16, MHA, 1, 128, 128, LENGTHS),
     ("first(4) | window(64)", FP16, GQA, 1, 80, 80, LENGTHS),
+    ("chunk(100) & causal | sparsek(k=64)", BF16, GQA, 2, 128, 128, LENGTHS),
+    ("chunk(256)", FP16, MHA, 1, 64, 64, LENGTHS),
+    ("where(q - k < 64 * (h + 1) and (q - k) % 3 != 1) & causal", BF16, MQA, 1, 64, 64, LENGTHS),
+    ("where(documents[b, q] == documents[b, k]) & causal", BF16, GQA, 1, 128, 128, LENGTHS),
+    (
+        "where(segment[q] == segment[k] and q < until[b, h, k]) & causal | sparsek(k=64)",
+        BF16,
+        GQA,
+        2,
+        64,
+        64,
+        LENGTHS,
+    ),
     ("full", BF16, MHA, 1, 64, 64, LENGTHS),
     ("full", FP16, MQA, 1, 128, 128, LENGTHS),
 ]
@@ -94,7 +107,8 @@ def run_pattern(pattern: str, inputs: Inputs, *, with_lse: bool = False) -> Resu
     compiled = attncomp.compile(pattern)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        tensors = {"scores": scores} if compiled.tensors else {}
+        known = {**inputs.given, "scores": scores}
+        tensors = {name: known[name] for name in compiled.tensors}
         return compiled(q, k, v, return_lse=True, **tensors)
 
     return run_with_gradients(attend, inputs, with_lse=with_lse)
@@ -105,13 +119,14 @@ def run_truth(pattern: str, inputs: Inputs, *, with_lse: bool = False) -> tuple[
     graph = build(parse(pattern))
     exact = wide(inputs)
     heads, n_queries, n_keys = exact.q.shape[1], exact.q.shape[2], exact.k.shape[2]
-    tensors = {"scores": exact.scores} if "sparsek" in pattern else {}
-    mask = gate_matrix(graph, n_queries, n_keys, tensors, heads).to("cuda") > 0
+    tensors = {**exact.given, "scores": exact.scores}
+    gate = gate_matrix(graph, n_queries, n_keys, tensors, heads, exact.q.shape[0])
+    mask = gate.to("cuda") > 0
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        if not tensors:
+        if "sparsek" not in pattern:
             return masked_attention(q, k, v, mask)
-        return reference_attention(graph, q, k, v, {"scores": scores})
+        return reference_attention(graph, q, k, v, {**exact.given, "scores": scores})
 
     return run_with_gradients(attend, exact, with_lse=with_lse), mask
 

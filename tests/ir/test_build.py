@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attncomp.errors import GateModeError, PatternError, SoftComplementError
+from attncomp.errors import (
+    DivisorError,
+    GateModeError,
+    PatternError,
+    PredicateRangeError,
+    RankError,
+    SoftComplementError,
+    SubscriptError,
+    TensorNameError,
+)
 from attncomp.frontend.catalog import PRIMITIVES
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import PRIMITIVE_OPS, build
@@ -92,6 +101,48 @@ SOFT = "a soft pattern has no complement"
             GateModeError,
             "soft members must share one gate mode: expected 'value', found 'hard'",
             'sparsek(k=8, gate="hard")',
+        ),
+        (
+            "where(q // h == 0)",
+            DivisorError,
+            "a divisor must be a constant other than 0, found h",
+            "h",
+        ),
+        (
+            "where(q % (n - n) == 0)",
+            DivisorError,
+            "a divisor must be a constant other than 0, found 0",
+            "n - n",
+        ),
+        (
+            "where(a[b[q]] == 1)",
+            SubscriptError,
+            "a subscript must be made of q, k, h, b, n and numbers, found b[q]",
+            "b[q]",
+        ),
+        (
+            "where(q * q * q * k < 2)",
+            PredicateRangeError,
+            "the numbers here may grow beyond 64 bits",
+            "q * q * q",
+        ),
+        (
+            "where(a[q]) & where(a[q, k])",
+            RankError,
+            "tensor 'a' has 1 subscript elsewhere, found 2 subscripts",
+            "a[q, k]",
+        ),
+        (
+            "where(scores[q]) | sparsek(3)",
+            TensorNameError,
+            "a tensor cannot be called 'scores': that is a tensor of scores",
+            "scores[q]",
+        ),
+        (
+            "where(k[q] == 0)",
+            TensorNameError,
+            "a tensor cannot be called 'k': that is an argument of every call",
+            "k[q] == 0",
         ),
     ],
 )

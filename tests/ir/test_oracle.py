@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from dense import Shape, assert_close, make_graph
+from dense import Shape, assert_close, integer_tensors, make_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor, scores, shapes
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attncomp.errors import MissingTensorError, TensorShapeError, VerificationError
 from attncomp.frontend import ast
+from attncomp.frontend.predicate import condition_text
 from attncomp.ir.build import build
 from attncomp.ir.ops import (
     GATE_MODES,
@@ -63,18 +64,30 @@ def selected_keys(u: list[float], k: int) -> set[int]:
     return set(sorted(range(len(u)), key=lambda j: -max(u[j], -1e308))[:k])
 
 
-def pair_gate(expr: ast.Expr, q: int, key: int, u: list[float]) -> float:
-    """The gate of a pattern for the query at position q, from the definitions."""
+class Pair(NamedTuple):
+    """The indices of a pair: query and key position, head, row of the batch, number of keys."""
+
+    q: int
+    k: int
+    h: int
+    b: int
+    n: int
+
+
+def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any]) -> float:
+    """The gate of a pattern for a pair, from the definitions."""
     match expr:
+        case ast.Where(condition):
+            return float(eval(condition_text(condition), {}, {**given, **pair._asdict()}))
         case ast.Union(members=members):
-            return max(pair_gate(member, q, key, u) for member in members)
+            return max(pair_gate(member, pair, u, given) for member in members)
         case ast.Intersection(members=members):
-            return min(pair_gate(member, q, key, u) for member in members)
+            return min(pair_gate(member, pair, u, given) for member in members)
         case ast.Difference(left=left, right=right):
-            return min(pair_gate(left, q, key, u), 1 - pair_gate(right, q, key, u))
+            return min(pair_gate(left, pair, u, given), 1 - pair_gate(right, pair, u, given))
         case ast.Complement(operand=operand):
-            return 1 - pair_gate(operand, q, key, u)
-    return call_gate(expr, q, key, u)
+            return 1 - pair_gate(operand, pair, u, given)
+    return call_gate(expr, pair.q, pair.k, u)
 
 
 def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
@@ -88,6 +101,8 @@ def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
             return float(0 <= q - key < arguments["size"])
         case "first":
             return float(key <= q and key < arguments["count"])
+        case "chunk":
+            return float(q // arguments["size"] == key // arguments["size"])
     prefix = u[: max(0, q - arguments["lag"] + 1)]
     if key not in selected_keys(prefix, arguments["k"]):
         return 0.0
@@ -96,19 +111,41 @@ def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
     return prefix_gates(tuple(prefix), arguments["k"])[key]
 
 
+class _Entries:
+    """An integer tensor whose entries are 0 outside of it; a dimension of size 1 serves all."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __getitem__(self, places: int | tuple[int, ...]) -> int:
+        places = places if isinstance(places, tuple) else (places,)
+        inside = all(
+            0 <= place < size or (size == 1 and place >= 0)
+            for place, size in zip(places, self.tensor.shape, strict=True)
+        )
+        sizes = zip(places, self.tensor.shape, strict=True)
+        return (
+            int(self.tensor[tuple(min(place, size - 1) for place, size in sizes)]) if inside else 0
+        )
+
+
 @given(st.data())
 def test_every_pattern_means_what_its_definition_says(data: st.DataObject) -> None:
     expr = data.draw(patterns(), label="pattern")
     shape = data.draw(shapes(max_length=10), label="shape")
     u = data.draw(scores(shape), label="scores")
     graph = build(expr)
+    seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
+    given = integer_tensors(shape, torch.Generator().manual_seed(seed))
+    entries = {name: _Entries(tensor) for name, tensor in given.items()}
     gate = gate_matrix(
-        graph, shape.n_queries, shape.n_keys, {"scores": u}, shape.query_heads
+        graph, shape.n_queries, shape.n_keys, {**given, "scores": u}, shape.query_heads, shape.batch
     ).expand(shape.batch, shape.query_heads, -1, -1)
     expected = torch.empty_like(gate)
     for b, h, i, j in torch.cartesian_prod(*map(torch.arange, gate.shape)).reshape(-1, 4).tolist():
         row = u[b, h * shape.groups // shape.query_heads].tolist()
-        expected[b, h, i, j] = pair_gate(expr, i + shape.n_keys - shape.n_queries, j, row)
+        pair = Pair(i + shape.n_keys - shape.n_queries, j, h, b, shape.n_keys)
+        expected[b, h, i, j] = pair_gate(expr, pair, row, entries)
     if gate_mode(graph) == "straight_through":
         expected = (expected > 0).double()
     assert_close(gate, expected, name="gate", atol=1e-12)

@@ -7,17 +7,27 @@ import importlib
 
 import pytest
 import torch
+from dense import Shape, integer_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
 from torch import Tensor
 
 from attncomp.errors import PatternTooLargeError
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, to_text
+from attncomp.frontend.ast import (
+    Call,
+    Complement,
+    Difference,
+    Expr,
+    Intersection,
+    Union,
+    Where,
+    to_text,
+)
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Box, Interval, Partition, Range, SparseK, Sweep, Term
+from attncomp.ir.ops import Box, Interval, Partition, Range, SparseK, Sweep
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes import Pass, pipeline, run
 from attncomp.ir.passes.bound import bounds_of
@@ -34,6 +44,7 @@ HEADS = 2
 MODULES = (
     "attncomp.ir.printer",
     "attncomp.ir.passes.bound",
+    "attncomp.ir.passes.cases",
     "attncomp.ir.passes.lattice",
     "attncomp.ir.passes.make_disjoint",
     "attncomp.ir.passes.schedule",
@@ -82,7 +93,8 @@ def test_cells_that_straddle_a_lag(text: str, gate: str, generator: torch.Genera
 
 def assert_gates_kept(expr: Expr, size: tuple[int, int], scores: Tensor) -> None:
     n_queries, n_keys = size
-    tensors = {"scores": scores}
+    shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
+    tensors = {**integer_tensors(shape, torch.Generator().manual_seed(0)), "scores": scores}
     graph = build(expr)
     expected = gate_matrix(graph, n_queries, n_keys, tensors, HEADS)
     shape = (1, HEADS, n_queries, n_keys)
@@ -106,7 +118,7 @@ def sweeps_of(text: str) -> list[Sweep]:
 def respell(draw: st.DrawFn, expr: Expr) -> Expr:
     """The same pattern, written in another way."""
     match expr:
-        case Call():
+        case Call() | Where():
             result: Expr = expr
         case Union(members=members):
             parts = [respell(draw, member) for member in draw(st.permutations(members))]
@@ -232,7 +244,7 @@ def test_a_walk_is_shared_with_cells_that_a_lag_keeps_out() -> None:
     [
         (
             " | ".join(f"sparsek(k=4, lag={lag})" for lag in range(13)),
-            "pattern is larger than 4096 combinations of selections",
+            "pattern is larger than 4096 combinations of selections and tests",
         ),
         (
             " | ".join(f"window({n}) & first({n})" for n in range(1, 300)),
@@ -251,6 +263,14 @@ def test_too_large(text: str, message: str) -> None:
 
 
 limits = st.one_of(st.none(), st.integers(-30, 30))
+
+
+def span_of(bound: Range, names: dict[str, int]) -> range:
+    """The positions of a range, as far as they are near 0."""
+    lower, upper = (
+        [eval(str(end), {}, names) for end in ends] for ends in (bound.lower, bound.upper)
+    )
+    return range(max(lower, default=-200), min(upper, default=200))
 
 
 @given(
@@ -274,13 +294,9 @@ def test_bounds_are_the_hull_and_the_core_of_a_tile(
     def inside(query: int, key: int) -> bool:
         return query - key in box.distance and key in box.keys
 
-    def resolve(terms: tuple[Term, ...]) -> list[int]:
-        names = {"first": first, "last": last, "n_keys": n_keys, "constant": 0}
-        return [names[term.base] + term.offset for term in terms]
-
-    def span(bound: Range) -> range:
-        lower, upper = resolve(bound.lower), resolve(bound.upper)
-        return range(max(lower, default=-200), min(upper, default=200))
+    def span(bound: Range | None) -> range:
+        assert bound is not None
+        return span_of(bound, {"first": first, "last": last, "n_keys": n_keys})
 
     queries = range(first, last + 1)
     some = [k for k in range(n_keys) if any(inside(q, k) for q in queries)]

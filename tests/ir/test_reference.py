@@ -49,9 +49,18 @@ def window(size: int) -> Box:
 
 
 def attend(
-    graph: Graph, scale: float | None = None
+    graph: Graph, scale: float | None = None, given: Inputs | None = None
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return lambda q, k, v, scores: reference_attention(graph, q, k, v, {"scores": scores}, scale)
+    tensors = {} if given is None else given.given
+    return lambda q, k, v, scores: reference_attention(
+        graph, q, k, v, {**tensors, "scores": scores}, scale
+    )
+
+
+def gates_of(graph: Graph, shape: Shape, inputs: Inputs) -> Tensor:
+    tensors = {**inputs.given, "scores": inputs.scores}
+    sizes = (shape.n_queries, shape.n_keys)
+    return gate_matrix(graph, *sizes, tensors, shape.query_heads, shape.batch)
 
 
 def leaves(inputs: Inputs) -> list[Tensor]:
@@ -150,7 +159,7 @@ def test_crisp_patterns_are_masked_attention(data: st.DataObject) -> None:
     graph = build(data.draw(patterns(soft=False), label="pattern"))
     shape, u, seed = data.draw(problems(max_length=20), label="problem")
     inputs = random_inputs(shape, torch.Generator().manual_seed(seed), scores=u)
-    mask = gate_matrix(graph, shape.n_queries, shape.n_keys, {}) > 0
+    mask = gates_of(graph, shape, inputs) > 0
 
     def masked(q: Tensor, k: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.nn.functional.scaled_dot_product_attention(
@@ -163,7 +172,7 @@ def test_crisp_patterns_are_masked_attention(data: st.DataObject) -> None:
         x = x.masked_fill(~mask & ~empty[..., None], -torch.inf)
         return out, x.logsumexp(-1).masked_fill(empty, -torch.inf)
 
-    actual = run_with_gradients(attend(graph, 0.3), inputs)
+    actual = run_with_gradients(attend(graph, 0.3, inputs), inputs)
     assert_same_results(actual, run_with_gradients(masked, inputs), atol=1e-10)
 
 
@@ -172,8 +181,8 @@ def test_every_pattern_is_finite_and_its_empty_rows_are_zero(data: st.DataObject
     graph = build(data.draw(patterns(), label="pattern"))
     shape, u, seed = data.draw(problems(max_length=20), label="problem")
     inputs = random_inputs(shape, torch.Generator().manual_seed(seed), scores=u)
-    result = run_with_gradients(attend(graph), inputs)
-    gate = gate_matrix(graph, shape.n_queries, shape.n_keys, {"scores": u}, shape.query_heads)
+    result = run_with_gradients(attend(graph, given=inputs), inputs)
+    gate = gates_of(graph, shape, inputs)
     empty = (gate == 0).all(-1).expand(result.lse.shape)
     assert torch.equal(result.lse == -torch.inf, empty)
     assert result.lse[~empty].isfinite().all()
@@ -272,7 +281,7 @@ def test_low_precision_inputs_keep_their_dtype(
 ) -> None:
     graph = make_graph((Union(), SparseK(k=3), window(2)))
     inputs = random_inputs(Shape(n_queries=12, n_keys=12), generator, dtype=dtype)
-    truth = Inputs(**{n: getattr(inputs, n).double() for n in Inputs.__dataclass_fields__})
+    truth = inputs.to(torch.float64)
     actual = run_with_gradients(attend(graph), inputs)
     expected = run_with_gradients(attend(graph), truth)
     assert {t.dtype for t in (actual.out, actual.lse, actual.dq, actual.dscores)} == {dtype}

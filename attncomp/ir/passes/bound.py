@@ -1,17 +1,19 @@
-"""The pass `bound`: where a contiguous sweep goes, as affine functions of a tile."""
+"""The pass `bound`: where a contiguous sweep goes, as functions of a tile's ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from attncomp.ir.affine import IndexName, constant, index
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Bounds, Box, Op, Range, Sweep, Term
+from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, Interval, Op, Range, Sweep
+from attncomp.ir.passes.reach import key_reach, meet, query_reach
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Sets the bounds of each contiguous sweep from its box, by interval arithmetic.
+    """Sets the bounds of each contiguous sweep from its box and tests, by interval arithmetic.
 
     >>> from attncomp.frontend.parser import parse
     >>> from attncomp.ir.build import build
@@ -22,6 +24,9 @@ class Bound:
     [max(0, first - 255), min(n_keys, last + 1)) [max(0, last - 255), min(n_keys, first + 1))
     >>> print(bounds.queries, bounds.full_queries)
     [first, last + 256) [last, first + 256)
+    >>> chunks = Bound()(MakeDisjoint()(build(parse("chunk(64)"))))
+    >>> print(chunks.op(chunks.operands(chunks.root)[0]).bounds.keys)
+    [max(0, first // 64 * 64), min(n_keys, last // 64 * 64 + 64))
     """
 
     name: ClassVar[str] = "bound"
@@ -32,48 +37,53 @@ class Bound:
 
 def _bound(graph: Graph, op: Op, operands: tuple[NodeId, ...]) -> NodeId:
     if isinstance(op, Sweep) and not op.gathered:
-        op = replace(op, bounds=bounds_of(op.boxes[0]))
+        op = replace(op, bounds=bounds_of(op.boxes[0], op.condition))
     return graph.add(op, operands)
 
 
-def bounds_of(box: Box) -> Bounds:
-    """The bounds of one box; see `Bounds` for what they bound.
+def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
+    """The bounds of the pairs in a box that meet a condition; see `Bounds` for what they bound.
 
     A pair at distance d in [a, b) has key q - d in [q - b + 1, q - a + 1), and a key k is at such
     a distance from queries [k + a, k + b). A tile's hull takes the outer ends over its positions,
     its full part the inner ones. Limits that a box has not are left out; queries outside of the
-    call are for the template to cut off.
+    call are for the template to cut off. What every alternative of the condition requires narrows
+    the hull as far as its reach is known.
     """
-    a, b = box.distance.lower, box.distance.upper
-    least = Term("constant", max(0, box.keys.lower or 0))
-    most = [Term("n_keys")]
+    least, most = constant(max(0, box.keys.lower or 0)), [index("n_keys")]
     if box.keys.upper is not None:
-        most.append(Term("constant", box.keys.upper))
-
-    def keys(lower_end: Term | None, upper_end: Term | None) -> Range:
-        lower = (least,) if lower_end is None else (least, lower_end)
-        upper = most if upper_end is None else [*most, upper_end]
-        return Range(lower=lower, upper=tuple(upper))
-
-    def queries(lower_end: Term | None, upper_end: Term | None) -> Range:
-        return Range(
-            lower=() if lower_end is None else (lower_end,),
-            upper=() if upper_end is None else (upper_end,),
-        )
-
+        most.append(constant(box.keys.upper))
+    required = [set(alternative) for alternative in condition]
+    common = [part for part in condition[0] if all(part in other for other in required)]
+    keys = [reach for reach in map(key_reach, common) if reach is not None]
+    queries = [reach for reach in map(query_reach, common) if reach is not None]
+    full = len(condition) == 1 and len(keys) == len(queries) == len(condition[0])
+    limits, distance = Range(lower=(least,), upper=tuple(most)), box.distance
+    hull_of_keys = [limits, _keys_of(distance, "first", "last"), *(reach.any for reach in keys)]
+    core_of_keys = [limits, _keys_of(distance, "last", "first"), *(reach.all for reach in keys)]
+    hull = [_queries_of(distance, "first", "last"), *(reach.any for reach in queries)]
+    core = [_queries_of(distance, "last", "first"), *(reach.all for reach in queries)]
     return Bounds(
-        keys=keys(
-            None if b is None else Term("first", 1 - b),
-            None if a is None else Term("last", 1 - a),
-        ),
-        full_keys=keys(
-            None if b is None else Term("last", 1 - b),
-            None if a is None else Term("first", 1 - a),
-        ),
-        queries=queries(
-            None if a is None else Term("first", a), None if b is None else Term("last", b)
-        ),
-        full_queries=queries(
-            None if a is None else Term("last", a), None if b is None else Term("first", b)
-        ),
+        keys=meet(hull_of_keys),
+        full_keys=meet(core_of_keys) if full else None,
+        queries=meet(hull),
+        full_queries=meet(core) if full else None,
+    )
+
+
+def _keys_of(distance: Interval, outer: IndexName, inner: IndexName) -> Range:
+    """The keys at a distance from the query positions; each end from one end of the tile."""
+    a, b = distance.lower, distance.upper
+    return Range(
+        lower=() if b is None else (index(outer, 1 - b),),
+        upper=() if a is None else (index(inner, 1 - a),),
+    )
+
+
+def _queries_of(distance: Interval, outer: IndexName, inner: IndexName) -> Range:
+    """The query positions at a distance from the keys; each end from one end of the tile."""
+    a, b = distance.lower, distance.upper
+    return Range(
+        lower=() if a is None else (index(outer, a),),
+        upper=() if b is None else (index(inner, b),),
     )

@@ -23,9 +23,11 @@ from attncomp.ir.ops import (
     SparseK,
     Sweep,
     Union,
+    Where,
 )
 from attncomp.ir.passes.lattice import Selections, Table
 
+ANYWHERE: Final = Box()
 GRID_LIMIT: Final = 1 << 22
 CELL_LIMIT: Final = 1 << 14
 
@@ -125,7 +127,7 @@ def _evaluate(
 ) -> int:
     """The tables of all cells in one number, row by row: bitwise logic does all cells at once."""
     everything = (1 << len(distances) * len(keys) * selections.size) - 1
-    indices = {op: index for index, op in enumerate(selections.ops)}
+    indices = {op: index for index, op in enumerate([*selections.ops, *selections.tests])}
     values: dict[NodeId, int] = {}
     for node in graph.walk():
         operands = [values[operand] for operand in graph.operands(node)]
@@ -133,6 +135,9 @@ def _evaluate(
         match op:
             case Box():
                 values[node] = _spread(selections.always, selections.size, op, distances, keys)
+            case Where():
+                table = selections.selected(indices[op])
+                values[node] = _spread(table, selections.size, ANYWHERE, distances, keys)
             case SparseK():
                 table, support = selections.selected(indices[op]), Box(distance=op.support)
                 values[node] = _spread(table, selections.size, support, distances, keys)

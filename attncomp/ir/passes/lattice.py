@@ -1,10 +1,11 @@
 """Gates over selections as truth tables.
 
-Where a pair stands inside or outside of all boxes, its gate is an expression over selections by
-max, min and, for hard gates, complement. Two such expressions over [0, 1] without complements
-are equal everywhere if they are equal for gates 0 and 1, so a truth table is a canonical form
-of either kind. Selections that share lag and scores are nested (gates grow with k): of a chain
-of n such selections only n + 1 combinations can occur, and the table has no other.
+Where a pair stands inside or outside of all boxes, its gate is an expression over selections and
+tests by max, min and, for hard gates and tests, complement. Two such expressions over [0, 1]
+without complements are equal everywhere if they are equal for gates 0 and 1, so a truth table is
+a canonical form of either kind. Selections that share lag and scores are nested (gates grow with
+k): of a chain of n such selections only n + 1 combinations can occur, and the table has no other.
+A test is a chain by itself.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from attncomp.errors import PatternTooLargeError
-from attncomp.ir.ops import SparseK
+from attncomp.ir.ops import SparseK, Where
 
 TABLE_LIMIT: Final = 4096
 
 Table: TypeAlias = int
-"""Bit s is the gate in state s; a state says which selections have selected the pair."""
+"""Bit s is the gate in state s; a state says which selections have the pair, which tests hold."""
 
 
 class Selections:
-    """The distinct selections of a pattern, in canonical order, and tables over them.
+    """The distinct selections and tests of a pattern, in canonical order, and tables over them.
 
-    A state is a number of mixed radix, one digit a chain: digit r says that the r selections of
-    largest k have selected the pair and the rest of the chain have not.
+    Selections are numbered from 0 on, tests after them. A state is a number of mixed radix, one
+    digit a chain: digit r says that the r selections of largest k have selected the pair and the
+    rest of the chain have not.
 
     >>> a, b = SparseK(k=8), SparseK(k=4, lag=2)
     >>> tables = Selections([a, b])
@@ -34,21 +36,24 @@ class Selections:
     (((0,), (1,)), ((1,),))
     """
 
-    def __init__(self, ops: Iterable[SparseK]) -> None:
+    def __init__(self, ops: Iterable[SparseK], tests: Iterable[Where] = ()) -> None:
         self.ops = sorted(set(ops), key=lambda op: (op.lag, op.scores, -op.k))
+        self.tests = sorted(set(tests), key=Where.text)
         chains: dict[tuple[int, str], list[int]] = {}
         for index, op in enumerate(self.ops):
             chains.setdefault((op.lag, op.scores), []).append(index)
-        self._chains = list(chains.values())
+        parts: list[SparseK | Where] = [*self.ops, *self.tests]
+        self._chains = [*chains.values(), *([i] for i in range(len(self.ops), len(parts)))]
         self._strides: list[int] = []
         self.size = 1
         for chain in self._chains:
             self._strides.append(self.size)
             self.size *= len(chain) + 1
             if self.size > TABLE_LIMIT:
-                span = self.ops[chain[-1]].span
                 raise PatternTooLargeError(
-                    span, limit=TABLE_LIMIT, unit="combinations of selections"
+                    parts[chain[-1]].span,
+                    limit=TABLE_LIMIT,
+                    unit="combinations of selections and tests",
                 )
         # Of each selection, its chain and its place in it.
         self._places = {
@@ -67,8 +72,13 @@ class Selections:
             self._digits[chain, digit] = sum(1 << s for s in states)
         return self._digits[chain, digit]
 
+    def test_indices(self, table: Table) -> list[int]:
+        """The tests that the table depends on, by number."""
+        first = len(self.ops)
+        return [i for i in range(first, first + len(self.tests)) if self.depends(table, i)]
+
     def selected(self, index: int) -> Table:
-        """The gate of one selection."""
+        """The gate of one selection, or test."""
         chain, place = self._places[index]
         digits = range(place + 1, len(self._chains[chain]) + 1)
         return sum(self._digit(chain, digit) for digit in digits)

@@ -9,10 +9,22 @@ from typing import ClassVar, Final, NamedTuple
 
 from attncomp.errors import PatternTooLargeError, Span
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Box, Intersection, Partition, SparseK, Sweep, Union
+from attncomp.ir.ops import (
+    ALWAYS,
+    Box,
+    Condition,
+    Intersection,
+    Partition,
+    SparseK,
+    Sweep,
+    Union,
+    Where,
+)
+from attncomp.ir.passes.cases import cases
 from attncomp.ir.passes.cells import Grid, grid_of
 from attncomp.ir.passes.lattice import Selections, Table
 from attncomp.ir.passes.sharing import SharingGraph
+from attncomp.ir.printer import condition_text
 
 PIECE_LIMIT: Final = 128  # boxes of all sweeps: each is a loop or a term of a mask
 COVER_LIMIT: Final = 8  # selections of one gate up to which all subsets are tried
@@ -23,10 +35,10 @@ class MakeDisjoint:
     """Rewrites a graph of gates as a Partition; equal patterns become equal graphs.
 
     The plane of distances and keys falls into regions, and in each the gate is one expression E
-    over the selections S0, S1, ... Where E is 1, every box of the region is a contiguous sweep.
-    Elsewhere Shannon's expansion gives a gathered sweep over S0 with gate E, one over S1 without
-    S0 with gate E[S0 = 0], and so on until nothing is left. A lag that equals the window's size
-    thus leaves nothing to mask, and a smaller one leaves one comparison:
+    over the selections S0, S1, ... for every outcome of the tests. Where E is 1, every box of the
+    region is a contiguous sweep. Elsewhere Shannon's expansion gives a gathered sweep over S0 with
+    gate E, one over S1 without S0 with gate E[S0 = 0], and so on until nothing is left. A lag that
+    equals the window's size thus leaves nothing to mask, and a smaller one leaves one comparison:
 
     >>> from attncomp.frontend.parser import parse
     >>> from attncomp.ir.build import build
@@ -48,7 +60,10 @@ class MakeDisjoint:
 
     def __call__(self, graph: Graph) -> Graph:
         ops = [graph.op(node) for node in graph.walk()]
-        selections = Selections(op for op in ops if isinstance(op, SparseK))
+        selections = Selections(
+            (op for op in ops if isinstance(op, SparseK)),
+            (op for op in ops if isinstance(op, Where)),
+        )
         root_span = graph.op(graph.root).span
         grid = grid_of(graph, selections)
         if len(_tables(grid)) > PIECE_LIMIT:
@@ -62,7 +77,8 @@ class MakeDisjoint:
 
 
 class Region(NamedTuple):
-    """One sweep to be: boxes, source (None: contiguous), absent selections, terms of the gate.
+    """One sweep to be: boxes, source (None: contiguous), absent selections, terms of the gate and
+    the tests that pairs have to pass.
 
     The terms are the gate's max of mins; a gate of 1 is one empty term.
     """
@@ -71,6 +87,7 @@ class Region(NamedTuple):
     source: int | None
     absent: tuple[int, ...]
     terms: tuple[tuple[int, ...], ...]
+    condition: Condition = ALWAYS
 
 
 def share_walks(grid: Grid, selections: Selections) -> Grid:
@@ -113,11 +130,13 @@ def _regions(grid: Grid, selections: Selections, span: Span | None) -> list[Regi
     regions: list[Region] = []
     pieces = 0
     for table in _tables(grid):
-        for region in _expand(table, tuple(grid.rectangles(table)), selections):
-            regions.append(region)
-            pieces += len(region.boxes)
-            if pieces > PIECE_LIMIT:
-                raise PatternTooLargeError(span, limit=PIECE_LIMIT, unit="disjoint pieces")
+        boxes = tuple(grid.rectangles(table))
+        for condition, rest in cases(table, selections):
+            for region in _expand(rest, boxes, selections):
+                regions.append(region._replace(condition=condition))
+                pieces += len(region.boxes) * len(condition)
+                if pieces > PIECE_LIMIT:
+                    raise PatternTooLargeError(span, limit=PIECE_LIMIT, unit="disjoint pieces")
     return sorted(regions, key=_order)
 
 
@@ -135,6 +154,7 @@ def _order(region: Region) -> tuple[object, ...]:
         lowers,
         region.absent,
         region.terms,
+        condition_text(region.condition),
     )
 
 
@@ -220,7 +240,8 @@ class _Builder:
             span = self._selections.ops[region.source].span
         else:
             span = self._box_span(region.boxes[0])
-        return self.graph.add(Sweep(boxes=region.boxes, gathered=gathered, span=span), operands)
+        sweep = Sweep(boxes=region.boxes, gathered=gathered, condition=region.condition, span=span)
+        return self.graph.add(sweep, operands)
 
     def _selection(self, index: int) -> NodeId:
         return self.graph.add(self._selections.ops[index])

@@ -1,0 +1,128 @@
+"""Entries of integer tensors in conditions: how kernels name and load them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from attncomp.codegen.expressions import (
+    TORCH,
+    TRITON,
+    Names,
+    condition_entries,
+    condition_indices,
+    subscript_text,
+)
+from attncomp.codegen.plan import KernelPlan, SweepPlan
+from attncomp.codegen.state import state_fields
+from attncomp.ir.affine import Entry, IndexName, index
+
+_QUERY_MAJOR: Final = "[:, None]"
+
+
+def pointer(name: str) -> str:
+    """What a tensor is called in generated code."""
+    return f"given_{name}"
+
+
+def tensor_text(plan: KernelPlan, name: str) -> str:
+    """The host's expression for a tensor, which stands behind the selections in `state`."""
+    before = len(plan.selections) * len(state_fields(plan))
+    return f"state[{before + plan.tensors.index(name)}]"
+
+
+def tensors_of(sweeps: Sequence[SweepPlan]) -> dict[str, int]:
+    """The tensors that the conditions of sweeps read, with the number of their dimensions."""
+    return {e.tensor: len(e.indices) for e in sorted(_entries(sweeps), key=lambda e: e.tensor)}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load of a Triton kernel: `name = tl.load(address, mask=mask)`; mask is "" for none.
+
+    hoisted: whether it stands before the loop over a sweep's tiles. value: the name, lifted to the
+    pairs of a tile.
+    """
+
+    name: str
+    address: str
+    mask: str
+    hoisted: bool
+    value: str
+
+
+def triton_loads(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> list[Load]:
+    """The entries that a sweep's condition reads, for tiles with these subscripts."""
+    numbers = {entry: number for number, entry in enumerate(_entries(plan.sweeps))}
+    return [_load(e, numbers[e], row, col) for e in condition_entries(sweep.condition)]
+
+
+def _entries(sweeps: Sequence[SweepPlan]) -> list[Entry]:
+    return list(dict.fromkeys(entry for s in sweeps for entry in condition_entries(s.condition)))
+
+
+def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Names:
+    """What a pair's indices, and the entries that the sweep's condition reads, are called.
+
+    row and col are the subscripts that lift vectors over a tile's queries and keys. Query-major
+    kernels (row "[:, None]") hold several heads in the rows of a tile, key-major ones take one head
+    at a time.
+    """
+    loads = triton_loads(plan, sweep, row, col)
+    entries = zip(condition_entries(sweep.condition), loads, strict=True)
+    return {**_indices(row, col, row), **{entry: load.value for entry, load in entries}}
+
+
+def _indices(row: str, col: str, orientation: str) -> dict[IndexName | Entry, str]:
+    return {
+        "q": f"position{row}",
+        "k": f"key{col}",
+        "h": f"(head + row_head){row}" if orientation == _QUERY_MAJOR else "step_head",
+        "b": "batch",
+        "n": "n_keys",
+    }
+
+
+def _load(entry: Entry, number: int, row: str, col: str) -> Load:
+    used = frozenset[IndexName]().union(*(position.indices for position in entry.indices))
+    query_major = row == _QUERY_MAJOR
+    rows, keys = bool(used & ({"q", "h"} if query_major else {"q"})), "k" in used
+    names = _indices(row, col, row) if rows and keys else _indices("", "", row)
+    offsets, inside = [], []
+    for place, position in enumerate(entry.indices):
+        text = subscript_text(position, names, TRITON)
+        text = f"({text})" if " " in text else text
+        wide = f"{text}.to(tl.int64)" if position.terms else text
+        offsets.append(f"{wide} * {pointer(entry.tensor)}_stride_{place}")
+        if position not in (index("b"), index("h")):  # whose sizes fit
+            inside.append(f"({text} >= 0) & ({text} < {pointer(entry.tensor)}_size_{place})")
+    name = f"entry_{number}"
+    return Load(
+        name=name,
+        address=f"{pointer(entry.tensor)} + {' + '.join(offsets)}",
+        mask=" & ".join(inside),
+        hoisted=used <= ({"q", "h", "b", "n"} if query_major else {"k", "b", "n"}),
+        value=name + ("" if rows == keys else row if rows else col),
+    )
+
+
+def torch_names(sweep: SweepPlan) -> Names:
+    """The same for a block of a sweep in torch; keys are [n], or [B, U, 1, n] if gathered."""
+    lifted = spreads(sweep) and sweep.source is not None
+    names: dict[IndexName | Entry, str] = {
+        "q": "tile.position",
+        "k": "key.unsqueeze(2)" if lifted else "key",
+        "h": "tile.head",
+        "b": "tile.batch",
+        "n": "tile.n_keys",
+    }
+    for entry in condition_entries(sweep.condition):
+        positions = (subscript_text(position, names, TORCH) for position in entry.indices)
+        names[entry] = f"entry({pointer(entry.tensor)}, {', '.join(positions)})"
+    return names
+
+
+def spreads(sweep: SweepPlan) -> bool:
+    """Whether a sweep's condition differs from head to head or from row to row of the batch."""
+    return bool(condition_indices(sweep.condition) & {"h", "b"})

@@ -1,0 +1,240 @@
+"""The tensors of a call beside q, k and v: scores of selections and integers that tests read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
+from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, index
+from attncomp.ir.graph import Graph
+from attncomp.ir.ops import SparseK, Where
+from attncomp.runtime.checks import (
+    check_device,
+    check_given,
+    check_layout,
+    check_names,
+    check_scores,
+    checked_length,
+    name_of,
+    names_of,
+)
+
+_INTEGER_DTYPES: Final = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+
+
+class Sizes(NamedTuple):
+    """What subscripts range over; batch and heads are None where a mask leaves them free."""
+
+    batch: int | None
+    heads: int | None
+    n_keys: int
+
+
+def checked_inputs(
+    tensors: Mapping[str, Tensor],
+    needed: Sequence[str],
+    entries: Mapping[str, Sequence[Entry]],
+    sizes: Sizes,
+    pattern: str,
+    q: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The needed tensors as kernels read them; CallError of the first thing that is wrong.
+
+    entries: what the pattern reads of each integer tensor; all others are scores. q is the call's,
+    None for a mask.
+    """
+    check_names(tensors, needed, pattern)
+    checked = {}
+    for name in needed:
+        layout = _layout_text(entry_layout(entries[name], sizes)) if name in entries else None
+        check_given(name, tensors.get(name), layout or _score_layout(sizes, q), pattern)
+        checked[name] = tensors[name]
+        if name not in entries:
+            check_scores(name, tensors[name], sizes.n_keys, pattern, q)
+            continue
+        if q is not None:
+            check_device(name, tensors[name], q, pattern)
+        checked[name] = _checked_integers(name, tensors[name], entries[name], sizes, pattern)
+    return checked
+
+
+def _score_layout(sizes: Sizes, q: Tensor | None) -> str:
+    return "[B, G, Nk]" if q is not None else f"[B, G, {sizes.n_keys}]"
+
+
+def mask_sizes(
+    graph: Graph,
+    entries: Mapping[str, Sequence[Entry]],
+    tensors: Mapping[str, Tensor],
+    heads: int | None,
+    batch: int | None,
+    n_keys: int,
+    pattern: str,
+) -> Sizes:
+    """The sizes of a mask: those asked for, else the fewest that the tensors allow."""
+    asked = bare_indices(graph)
+    found = {"heads": heads, "batch": batch}
+    axes: tuple[tuple[str, Literal["h", "b"]], ...] = (("heads", "h"), ("batch", "b"))
+    for option, name in axes:
+        if found[option] is not None:
+            found[option] = checked_length(option, found[option])
+        elif name in asked:
+            raise OptionError(
+                subject=option,
+                expected=f"a number, as the pattern asks for {name}",
+                found=None,
+                pattern=pattern,
+            )
+        else:
+            found[option] = least_size(graph, entries, tensors, name)
+    return Sizes(found["batch"], found["heads"], n_keys)
+
+
+def least_size(
+    graph: Graph,
+    entries: Mapping[str, Sequence[Entry]],
+    tensors: Mapping[str, Tensor],
+    name: Literal["h", "b"],
+) -> int:
+    """The fewest heads (h) or rows of the batch (b) that the tensors' sizes allow, 1 at least."""
+    given = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    found = _sizes_along(graph, entries, given, name, 1 if name == "h" else 0)
+    sizes = [size for size in found if size > 0]
+    return math.lcm(*sizes) if name == "h" else max(sizes, default=1)
+
+
+def bare_indices(graph: Graph) -> frozenset[IndexName]:
+    """The indices that the tests of a pattern ask for otherwise than as subscripts."""
+    tests = [op for op in map(graph.op, graph.walk()) if isinstance(op, Where)]
+    return frozenset[IndexName]().union(*(test.value.bare_indices for test in tests))
+
+
+def _sizes_along(
+    graph: Graph,
+    entries: Mapping[str, Sequence[Entry]],
+    tensors: Mapping[str, Tensor],
+    name: IndexName,
+    place: int,
+) -> list[int]:
+    """The sizes of all dimensions that an index subscripts; `place` is that of scores."""
+    ops = [graph.op(node) for node in graph.walk()]
+    scores = {op.scores for op in ops if isinstance(op, SparseK)}
+    sizes = [t.shape[place] for n, t in tensors.items() if n in scores and t.ndim > place]
+    for tensor, found in entries.items():
+        for dimension, subscript in enumerate(found[0].indices):
+            if subscript == index(name) and tensor in tensors:
+                sizes += tensors[tensor].shape[dimension : dimension + 1]
+    return sizes
+
+
+def _checked_integers(
+    name: str, tensor: Tensor, entries: Sequence[Entry], sizes: Sizes, pattern: str
+) -> Tensor:
+    """A tensor of integers as the kernels read it; CallError of the first thing that is wrong.
+
+    entries are all that the pattern reads of it. A subscript b asks for a size of B or 1, h for one
+    that divides the number of heads, q and k for one entry a position, q // c and k // c for one a
+    block of c positions; of any other subscript the size is free. Heads that share an entry get one
+    each. bool and integers of fewer than 32 bits become int32.
+    """
+    if tensor.layout is not torch.strided:
+        check_layout(name, tensor, pattern)
+    layout = entry_layout(entries, sizes)
+    fits = tensor.ndim == len(layout) and all(
+        fits(size) for (_, fits), size in zip(layout, tensor.shape, strict=False)
+    )
+    if not fits:
+        raise TensorShapeError(
+            subject=name,
+            expected=_layout_text(layout),
+            found=tuple(tensor.shape),
+            pattern=pattern,
+        )
+    if tensor.dtype not in _INTEGER_DTYPES:
+        raise TensorDtypeError(
+            subject=name,
+            expected=names_of(_INTEGER_DTYPES),
+            found=name_of(tensor.dtype),
+            pattern=pattern,
+        )
+    for place, head in enumerate(index("h") == entry for entry in entries[0].indices):
+        size = tensor.shape[place]
+        if head and sizes.heads is not None and 1 < size < sizes.heads:
+            tensor = tensor.repeat_interleave(sizes.heads // size, place)
+    return tensor if tensor.dtype == torch.int64 else tensor.to(torch.int32)
+
+
+def shape_text(entries: Sequence[Entry]) -> str:
+    """The shape of an integer tensor in symbols: `[B or 1, Nk]`; `...` for a free size."""
+    names = []
+    for place in range(len(entries[0].indices)):
+        subscripts = [entry.indices[place] for entry in entries]
+        known = [name for name in map(_size_name, subscripts) if name is not None]
+        names.append(known[0] if known else "...")
+    return f"[{', '.join(names)}]"
+
+
+def _size_name(subscript: Affine) -> str | None:
+    if subscript == index("b"):
+        return "B or 1"
+    if subscript == index("h"):
+        return "H dividing Hq"
+    block = _positions_a_size(subscript)
+    return None if block is None else "Nk" if block == 1 else f"Nk / {block}"
+
+
+def _layout_text(layout: Sequence[tuple[str, Callable[[int], bool]]]) -> str:
+    return "[" + ", ".join(text for text, _ in layout) + "]"
+
+
+def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> list[tuple[str, Callable[[int], bool]]]:
+    """For each dimension of a tensor, what sizes it may have: in words, and as a check."""
+    layout = []
+    for place in range(len(entries[0].indices)):
+        subscripts = [entry.indices[place] for entry in entries]
+        rules = [_size_rule(subscript, sizes) for subscript in subscripts]
+        known = [rule for rule in rules if rule is not None] or [("any", lambda size: size >= 1)]
+        layout.append(known[0])
+    return layout
+
+
+def _size_rule(subscript: Affine, sizes: Sizes) -> tuple[str, Callable[[int], bool]] | None:
+    """The sizes that a subscript asks for; None for any."""
+    if subscript == index("b"):
+        batch = sizes.batch
+        if batch is None:
+            return "B", lambda size: size >= 1
+        return f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
+    if subscript == index("h"):
+        heads = sizes.heads
+        if heads is None:
+            return "H", lambda size: size >= 1
+        return f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
+    blocks = _positions_a_size(subscript)
+    if blocks is None:
+        return None
+    size = -(-sizes.n_keys // blocks)
+    return str(size), lambda found: found == size
+
+
+def _positions_a_size(subscript: Affine) -> int | None:
+    """1 for `q` and `k`, c for `q // c` and `k // c`, None for any other subscript."""
+    if subscript in (index("q"), index("k")):
+        return 1
+    match subscript.terms:
+        case ((Quotient(value, divisor), 1),) if not subscript.constant:
+            return divisor if value in (index("q"), index("k")) else None
+        case _:
+            return None

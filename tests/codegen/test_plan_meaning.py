@@ -1,0 +1,135 @@
+"""Plans mean what patterns do: their texts, evaluated as kernels evaluate them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from dense import Shape, integer_tensors
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import SCORE_KINDS, patterns, score_tensor
+from torch import Tensor
+
+from attncomp.codegen.expressions import (
+    TORCH,
+    condition_entries,
+    condition_text,
+    gate_text,
+    mask_text,
+    range_texts,
+)
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.plan_text import plan_text
+from attncomp.frontend.ast import Expr, to_text
+from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
+from attncomp.ir.ops import Condition, SparseK
+from attncomp.ir.oracle import gate_matrix
+from attncomp.ir.schedule import Problem
+
+SMALL = Problem(
+    backend="triton", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
+)
+HEADS = 2
+
+
+def gate_of(op: SparseK, size: tuple[int, int], tensors: dict[str, Tensor]) -> Tensor:
+    graph = Graph()
+    return gate_matrix(graph.set_root(graph.add(op)), *size, tensors, HEADS)
+
+
+def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tensor]) -> Tensor:
+    """What the plan attends, [1, H, Nq, Nk], by its texts, tile by tile as kernels do."""
+    n_queries, n_keys = size
+    offset = n_keys - n_queries
+    heads, size_of = torch.arange(HEADS)[:, None, None], torch.tensor(n_keys)
+    indices = {"h": heads, "b": torch.tensor(0), "n": size_of}
+    mode = plan.mode or "hard"
+    ops = [SparseK(k=s.k, lag=s.lag, scores=s.scores) for s in plan.selections]
+    chosen = [gate_of(replace(op, gate="hard"), size, tensors) > 0 for op in ops]
+    names: dict[str, Any] = {
+        f"m{i}": gate_of(replace(op, gate=mode), size, tensors) for i, op in enumerate(ops)
+    }
+    key = torch.arange(n_keys)[None, :]
+    query = torch.arange(n_queries)[:, None] + offset
+    names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
+    total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
+    visits = torch.zeros_like(total)
+    for sweep in plan.sweeps:
+        mask = torch.ones_like(total, dtype=torch.bool)
+        if sweep.residual:
+            mask &= eval(mask_text(sweep.residual, "distance", "key"), names)
+        mask &= met(sweep.condition, indices | {"q": query, "k": key}, tensors)
+        if sweep.bounds is not None:
+            mask &= visited(plan, sweep.bounds, names, n_queries, offset)
+        if sweep.source is not None:
+            mask &= chosen[sweep.source]
+        for index in sweep.absent:
+            mask &= ~chosen[index]
+        gate = 1.0 if sweep.gate is None else eval(gate_text(sweep.gate, TORCH), names)
+        total += torch.where(mask, gate, 0.0)
+        visits += torch.where(mask, gate, 0.0) != 0
+    assert visits.max() <= 1, f"a pair is visited twice\n{plan_text(plan)}"
+    return total
+
+
+def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
+    """Where a condition holds, by its texts as they stand in kernels."""
+    names: dict[Any, str] = {name: name for name in indices}
+    values = dict(indices)
+    for number, entry in enumerate(condition_entries(condition)):
+        places = [eval(str(place), {}, indices) for place in entry.indices]
+        names[entry] = f"entry_{number}"
+        values[f"entry_{number}"] = entry_of(tensors[entry.tensor], places)
+    text = condition_text(condition, names, TORCH)
+    return eval(text, {}, values) if text else torch.tensor(True)
+
+
+def entry_of(tensor: Tensor, places: list[Tensor]) -> Tensor:
+    """Entries of a tensor, 0 outside of it; a dimension of size 1 serves all."""
+    sizes = tensor.shape
+    inside = [(p >= 0) & ((p < s) | (s == 1)) for p, s in zip(places, sizes, strict=True)]
+    clamped = tuple(p.clamp(0, s - 1) for p, s in zip(places, sizes, strict=True))
+    return tensor[clamped] * torch.stack(torch.broadcast_tensors(*inside)).all(0)
+
+
+def visited(
+    plan: KernelPlan, bounds: Any, names: dict[str, Any], n_queries: int, offset: int
+) -> Tensor:
+    """The pairs [Nq, Nk] in the key range of their query tile; full parts must be inside of it."""
+    rows = []
+    tile = plan.schedule.forward.queries
+    for start in range(0, n_queries, tile):
+        count = min(tile, n_queries - start)
+        ends = names | {"first": start + offset, "last": start + count - 1 + offset}
+        low, high = (eval(text, ends) for text in range_texts(bounds.keys, TORCH))
+        assert 0 <= low and high <= names["n_keys"]
+        if bounds.full_keys is not None:
+            full_low, full_high = (eval(t, ends) for t in range_texts(bounds.full_keys, TORCH))
+            assert full_low >= full_high or low <= full_low <= full_high <= high
+        inside = (names["key"] >= low) & (names["key"] < high)
+        rows += [inside] * count
+    return torch.cat(rows)
+
+
+@given(
+    expr=patterns(max_leaves=6),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    kind=st.sampled_from(SCORE_KINDS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_plans_attend_what_patterns_mean(
+    expr: Expr, size: tuple[int, int], kind: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
+    tensors = integer_tensors(shape, generator)
+    tensors["scores"] = score_tensor(kind, (1, HEADS, size[1]), generator)
+    plan = lower(expr, SMALL)
+    expected = gate_matrix(build(expr), *size, tensors, HEADS)
+    found = plan_gates(plan, size, tensors)
+    difference = f"{to_text(expr)}\n{plan_text(plan)}"
+    assert torch.equal(found, expected.expand_as(found).double()), difference

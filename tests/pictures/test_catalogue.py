@@ -1,0 +1,131 @@
+"""`attncomp-inspect --catalogue`: every pattern with its meaning, its parameters and a drawing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from cli_support import diagnostic, on_a_terminal, output, without_colours
+
+import attncomp
+from attncomp.frontend.ast import Call
+from attncomp.frontend.catalog import PRIMITIVES
+from attncomp.frontend.library import shipped
+from attncomp.frontend.parser import parse
+from attncomp.inspection.drawing import as_characters
+
+MINE = '''
+"""A window and a half.
+
+Used nowhere."""
+pattern mine(n: int, share: float = 0.5, name: str = "a b") = window(3 * n // 2)
+pattern other = mine(4)
+example mine(
+    n=2
+) = """
+    #..
+    ##.
+    ###
+    """
+'''
+
+
+def signatures() -> list[str]:
+    """Those of all that a text may name, in the order of the catalogue."""
+    rows = [*PRIMITIVES.values(), *map(shipped().definition, shipped())]
+    return [row.signature for row in rows]
+
+
+def entry(shown: str, signature: str) -> str:
+    """What stands below the title of a pattern."""
+    return shown.split(f"=== {signature} ===\n", 1)[1].split("\n=== ", 1)[0]
+
+
+def test_every_pattern_is_there() -> None:
+    shown = output("--catalogue")
+    assert re.findall("=== (.*) ===", shown) == signatures()
+    for name in shipped():
+        found = entry(shown, shipped().signature(name))
+        assert found.startswith(shipped().doc(name) + "\n")
+        assert f"\n(from specs/{name}.attn)\n" in found
+    for row in (*PRIMITIVES.values(), *map(shipped().definition, shipped())):
+        found = entry(shown, row.signature)
+        for parameter in row.parameters:
+            assert f"\n  {parameter.name}: {parameter.type.__name__}" in found
+            assert parameter.doc in found
+        assert ": 16 queries (down) by 16 keys (right)" in found
+
+
+def test_one_entry() -> None:
+    found = entry(output("--catalogue", "--mask", "6"), 'sparsek(k, lag=0, gate="key_value")')
+    head, drawing = found.split("\n\n")
+    assert head == dedent("""\
+        The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).
+          k: int, at least 1. Keys selected for a query.
+          lag: int, at least 0, default 0. Positions by which selection trails the query.
+          gate: str, one of "key_value", "value", "hard", "straight_through", "logit", \
+default "key_value". How the gate enters attention.
+        (a primitive)""")
+    caption, *rows = drawing.splitlines()
+    assert caption == (
+        "sparsek(k=4): 6 queries (down) by 6 keys (right); scores standard normal, seed 0"
+    )
+    assert rows == output("sparsek(k=4)", "--mask", "6").splitlines()[2:]
+
+
+@pytest.mark.parametrize("row", PRIMITIVES.values(), ids=lambda row: row.name)
+def test_primitives_have_examples(row: object) -> None:
+    """Calls of themselves, small enough for a drawing to leave something out."""
+    assert hasattr(row, "example") and hasattr(row, "name")
+    text = row.example or row.name
+    call = parse(text)
+    assert isinstance(call, Call) and call.name == row.name
+    found = entry(output("--catalogue"), PRIMITIVES[row.name].signature)
+    assert f"\n\n{text}: 16 queries" in found
+    if row.name != "full":
+        assert "." in found.splitlines()[-1] or row.name == "causal"
+
+
+def test_a_library_of_the_user(tmp_path: Path) -> None:
+    file = tmp_path / "mine.attn"
+    file.write_text(MINE, encoding="utf-8")
+    shown = output("--catalogue", "--library", str(file), "--mask", "5")
+    mine = 'mine(n, share=0.5, name="a b")'
+    assert re.findall("=== (.*) ===", shown) == [*signatures(), mine, "other"]
+    gates = as_characters(attncomp.compile("window(3)").mask(5)[0, 0])
+    assert entry(shown, mine).strip("\n") == (
+        "A window and a half.\n\nUsed nowhere.\n"
+        '  n: int\n  share: float, default 0.5\n  name: str, default "a b"\n'
+        f"(from {file})\n\n"
+        f"mine( n=2 ): 5 queries (down) by 5 keys (right)\n{gates}".rstrip("\n")
+    )
+    assert entry(shown, "other") == f"(from {file})\n"
+    file.write_text("pattern mine = windw(3)", encoding="utf-8")
+    assert diagnostic("--catalogue", "--library", str(file)).startswith(
+        "error: unknown pattern 'windw'\n"
+    )
+
+
+def test_a_seed_is_for_the_scores() -> None:
+    signature = 'sparsek(k, lag=0, gate="key_value")'
+    shown = [entry(output("--catalogue", "--seed", seed), signature) for seed in "01"]
+    assert shown[0].splitlines()[-1] != shown[1].splitlines()[-1]
+
+
+def test_files(tmp_path: Path) -> None:
+    paths = output("--catalogue", "--output", str(tmp_path)).splitlines()
+    assert paths == [str(tmp_path / f"{name}.txt") for name in (*PRIMITIVES, *shipped())]
+    window = (tmp_path / "window.txt").read_text(encoding="utf-8")
+    assert window.rstrip("\n") == entry(output("--catalogue"), "window(size)").rstrip("\n")
+
+
+def test_on_a_terminal() -> None:
+    text = on_a_terminal("--catalogue")
+    plain = without_colours(text)
+    assert re.findall("=== (.*) ===", plain.replace("\n", "")) or plain
+    found = entry(plain, "window(size)")
+    assert found.count("\u2580" * 16 + "\n") == 8
+    assert found.endswith("\u2588\u2588 window: 0 <= q - k < 5\n")
+    assert "38;5;" in text  # colours of the palette
