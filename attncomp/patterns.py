@@ -23,15 +23,24 @@ from attncomp.frontend.parser import parse
 
 __all__ = [
     "Pattern",
+    "block_diffusion",
     "causal",
     "chunk",
+    "chunked",
+    "documents_causal",
+    "documents_full",
     "first",
     "full",
     "longformer",
+    "neighborhood",
+    "prefix_lm",
     "sliding_window",
+    "sparse_transformer_fixed",
+    "sparse_transformer_strided",
     "sparsek",
     "sparsek_window",
     "streaming_llm",
+    "tree",
     "where",
     "window",
 ]
@@ -112,6 +121,42 @@ def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
 # The definitions of `specs`.
 
 
+def block_diffusion(size: int = 16) -> Expr:
+    """Block diffusion's block-causal attention (arXiv 2503.09573).
+
+    All keys of the query's own block of `size` positions, in both directions, and of the blocks
+    before it. As many keys a query as these blocks have.
+    """
+    return _shipped("block_diffusion", size=size)
+
+
+def chunked(size: int = 8192) -> Expr:
+    """Chunked attention: causal within chunks (Llama 4; the local attention of arXiv 1801.10198).
+
+    The keys of the query's own chunk of `size` positions, up to its own. At most `size` keys a
+    query.
+    """
+    return _shipped("chunked", size=size)
+
+
+def documents_causal() -> Expr:
+    """Causal attention within documents packed into one row (arXiv 2107.02027).
+
+    Takes `documents` [B or 1, Nk], the id of each position's document; ids need not be sorted. At
+    most as many keys a query as its document has; visits every key of the past.
+    """
+    return _shipped("documents_causal")
+
+
+def documents_full() -> Expr:
+    """Attention in both directions within documents packed into one row (arXiv 2107.02027).
+
+    Takes `documents` [B or 1, Nk], the id of each position's document; ids need not be sorted. As
+    many keys a query as its document has; visits every key.
+    """
+    return _shipped("documents_full")
+
+
 def longformer(w: int = 512, g: int = 64) -> Expr:
     """Longformer's sliding window and global keys, in their causal form (arXiv 2004.05150).
 
@@ -120,12 +165,50 @@ def longformer(w: int = 512, g: int = 64) -> Expr:
     return _shipped("longformer", w=w, g=g)
 
 
+def neighborhood(size: int = 7) -> Expr:
+    """Neighborhood attention in one dimension, not causal (NATTEN, arXiv 2204.07143).
+
+    The `size` keys nearest to the query: as many before as after it, or one more before it if
+    `size` is even. Near both ends of the row the window is shifted inwards, so that it stays
+    whole. Exactly `size` keys a query, or all keys where there are no more.
+    """
+    return _shipped("neighborhood", size=size)
+
+
+def prefix_lm() -> Expr:
+    """Prefix language model: a prefix in both directions, then causal (T5, arXiv 1910.10683).
+
+    The keys of the prefix, and those up to the query's own. Takes `prefix_lengths` [B or 1], the
+    number of keys in each row's prefix. At most all keys a query; visits every key.
+    """
+    return _shipped("prefix_lm")
+
+
 def sliding_window(size: int = 1024) -> Expr:
     """Sliding-window attention (Longformer, arXiv 2004.05150; Mistral, arXiv 2310.06825).
 
     The last `size` keys, the query's own position included. At most `size` keys a query.
     """
     return _shipped("sliding_window", size=size)
+
+
+def sparse_transformer_fixed(stride: int = 128, c: int = 8) -> Expr:
+    """Fixed attention of Sparse Transformers, both factors in one head (arXiv 1904.10509).
+
+    The keys of the query's own block of `stride` positions, and the last `c` of each block, up to
+    its own position. At most `stride + c * Nk / stride` keys a query, but visits every key of the
+    past: no faster than `causal`.
+    """
+    return _shipped("sparse_transformer_fixed", stride=stride, c=c)
+
+
+def sparse_transformer_strided(stride: int = 128) -> Expr:
+    """Strided attention of Sparse Transformers, both factors in one head (arXiv 1904.10509).
+
+    The last `stride` keys, and each key a multiple of `stride` positions back. At most
+    `stride + Nk / stride` keys a query, but visits every key of the past: no faster than `causal`.
+    """
+    return _shipped("sparse_transformer_strided", stride=stride)
 
 
 def sparsek_window(
@@ -146,6 +229,19 @@ def streaming_llm(sinks: int = 4, size: int = 1024) -> Expr:
     The first `sinks` keys and the last `size` keys. At most `sinks + size` keys a query.
     """
     return _shipped("streaming_llm", sinks=sinks, size=size)
+
+
+def tree(drafts: int = 64) -> Expr:
+    """Tree attention over drafted tokens (SpecInfer, arXiv 2305.09781; Medusa, arXiv 2401.10774).
+
+    The last `drafts` keys are a tree of drafted tokens, parents before children. A drafted token
+    sees the committed keys, its ancestors in the tree and itself. Takes `committed` [B or 1], how
+    many of the keys before the drafted ones count, from position 0 on (the others are padding),
+    and `ancestors` [B or 1, drafts, drafts]: `ancestors[b, i, j]` is not 0 where draft i sees
+    draft j, itself included. At most `committed + drafts` keys a query; visits every key of the
+    past.
+    """
+    return _shipped("tree", drafts=drafts)
 
 
 def _call(name: str, /, **values: Value) -> Call:

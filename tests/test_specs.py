@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_every_file_is_read() -> None:
 def test_docs(file: SpecFile) -> None:
     """A file's docstring names a paper and a bound on the keys; public patterns are documented."""
     assert re.search(r"\barXiv \d{4}\.\d{4,5}\b", file.doc)
-    assert re.search(r"\bkeys a query\b", file.doc)
+    assert re.search(r"\bkeys a query\b", " ".join(file.doc.split()))
     assert file.exported and all(definition.doc for definition in file.exported.values())
 
 
@@ -50,13 +51,24 @@ def test_defaults_compile_and_compute(name: str) -> None:
     assert all(parameter.default is not REQUIRED for parameter in parameters)
     attend = attncomp.compile(name, backend="torch")
     query, key, value = torch.randn(3, 1, 2, 24, 16)
-    scores = {tensor: torch.randn(1, 1, 24) for tensor in attend.tensors}
-    out = attend(query, key, value, **scores)
-    # Defaults are larger than 24: every query sees all keys before it.
-    gates = attend.mask(24, **scores)
-    assert gates.bool().tril().equal(gates.bool())
-    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    torch.testing.assert_close(out, dense)
+    tensors: dict[str, Any] = {name: torch.randn(1, 1, 24) for name in attend.tensors}
+    for tensor in attend.integer_tensors:
+        tensors[tensor] = torch.randint(0, 3, sizes(attend.shapes[tensor], 24))
+    out = attend(query, key, value, **tensors)
+    # Selections of default size take all of 24 keys: every gate is 0 or 1.
+    attended = attend.mask(24, **tensors).bool()
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attended)
+    torch.testing.assert_close(out, dense.masked_fill(~attended.any(-1, keepdim=True), 0))
+
+
+def sizes(shape: str, length: int) -> tuple[int, ...]:
+    """Sizes that a shape in symbols allows: `[B or 1, Nk / 4, ...]` of 24 keys is (1, 6, 24)."""
+    known = {"B or 1": 1, "H dividing Hq": 1, "Nk": length, "...": length}
+    names = shape.strip("[]").split(", ")
+    return tuple(
+        known[name] if name in known else -(-length // int(name.rpartition(" ")[2]))
+        for name in names
+    )
 
 
 def test_mistakes_after_expansion_show_the_calls_too() -> None:

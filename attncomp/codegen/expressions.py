@@ -207,10 +207,12 @@ def condition_text(condition: Condition, names: Names, dialect: Dialect) -> str:
 
 def divides(plan: KernelPlan) -> bool:
     """Whether a bound or a condition of the plan holds a quotient or a remainder."""
-    values = [
-        part.test.value for sweep in plan.sweeps for group in sweep.condition for part in group
-    ]
-    return any(_divides(value) for value in values)
+    conditions = [sweep.condition for sweep in plan.sweeps]
+    values = [part.test.value for groups in conditions for group in groups for part in group]
+    for bounds in (sweep.bounds for sweep in plan.sweeps if sweep.bounds is not None):
+        ranges = (bounds.keys, bounds.full_keys, bounds.queries, bounds.full_queries)
+        values += [end for r in ranges if r is not None for end in (*r.lower, *r.upper)]
+    return any(map(_divides, values))
 
 
 def condition_entries(condition: Condition) -> tuple[Entry, ...]:
@@ -227,7 +229,7 @@ def _divides(value: Affine) -> bool:
             return True
         if isinstance(term, Entry) and any(map(_divides, term.indices)):
             return True
-    return any(abs(coefficient) > 1 for _, coefficient in value.terms)
+    return False
 
 
 def asks_for_size(plan: KernelPlan) -> bool:

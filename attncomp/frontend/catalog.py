@@ -316,7 +316,6 @@ _ROWS = (
     Primitive(
         name="chunk",
         parameters=(_count("size", "Positions of a chunk; the first starts at position 0."),),
-        example="chunk(5)",
         doc="The query's own chunk of `size` positions: q // size == k // size.",
         example="chunk(4)",
     ),

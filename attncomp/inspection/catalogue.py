@@ -42,7 +42,8 @@ def catalogue_sections(
     sections = []
     for row in PRIMITIVES.values():
         call = row.example or row.name
-        sections.append(_section(row, "a primitive", call, pictured(parse(call), size, seed=seed)))
+        picture = pictured(parse(call), size, seed=seed, name=call)
+        sections.append(_section(row, "a primitive", picture))
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
     return sections
@@ -53,10 +54,8 @@ def _definitions(library: Library, length: int, seed: int) -> Iterator[Section]:
         row = library.definition(name)
         origin = f"from {row.span.source.name}"
         example = _example(library.examples, name)
-        if example is None:
-            yield _section(row, origin)
-        else:
-            yield _section(row, origin, example.text, _picture(example, length, seed))
+        picture = None if example is None else _picture(example, length, seed)
+        yield _section(row, origin, picture)
 
 
 def _example(examples: Sequence[Example], name: str) -> Example | None:
@@ -68,28 +67,26 @@ def _example(examples: Sequence[Example], name: str) -> Example | None:
 
 
 def _picture(example: Example, length: int, seed: int) -> Picture:
-    pattern = compile_pattern(example.expand())
+    expr = example.expand()
+    pattern = compile_pattern(expr)
+    name = printable(" ".join(example.text.split()))
     if not pattern.integer_tensors:
-        return pictured(example.expand(), length, seed=seed)
+        return pictured(expr, length, seed=seed, name=name)
     rows, columns = len(example.picture), len(example.picture[0])
     try:
-        return pictured(example.expand(), rows, columns, tensors_of(example, pattern), seed=seed)
+        return pictured(expr, rows, columns, tensors_of(example, pattern), seed=seed, name=name)
     except CallError as error:
         raise ExampleError(example.span, reason=str(error)) from error
 
 
-def _section(
-    row: Signature, origin: str, call: str = "", picture: Picture | None = None
-) -> Section:
+def _section(row: Signature, origin: str, picture: Picture | None) -> Section:
     lines = [*row.doc.splitlines(), *map(_parameter_line, row.parameters), f"({origin})"]
     lead = "".join(f"{printable(line)}\n" for line in lines)
     if picture is None:
         return Section(title=row.signature, text=lead, file=f"{row.name}.txt")
-    # As it is written, in place of the primitives that it stands for.
-    caption = f"{printable(' '.join(call.split()))}: {picture.caption.split(': ', 1)[1]}"
     return Section(
         title=row.signature,
-        lead=f"{lead}\n{caption}\n",
+        lead=f"{lead}\n{picture.caption}\n",
         text=as_characters(picture.gate),
         file=f"{row.name}.txt",
         picture=picture,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 FORMATS: Final = (".png", ".svg", ".pdf")
 
@@ -49,10 +50,11 @@ def figure_of(picture: Picture, size: float = 6.4, *, axes: Axes | None = None) 
         _draw(axes, picture)
         return cast("Figure", axes.figure)
     n_queries, n_keys = picture.gate.shape
-    pairs = 0.85 * size * min(max(n_queries / n_keys, 0.15), 1.5)
-    lines = min(len(picture.titles), _MAX_TITLES + 1) + 7  # of text, in the legend and around
-    figure: Figure = figure_type(figsize=(size, pairs + 0.2 * lines), layout="constrained")
-    _draw(figure.add_subplot(), picture)
+    # Pairs come out square: beside them stand the queries' numbers, above and below them text.
+    height = (size - 0.8) * min(max(n_queries / n_keys, 0.15), 1.5)
+    figure: Figure = figure_type(figsize=(size, height), layout="constrained")
+    lines = _draw(figure.add_subplot(), picture)
+    figure.set_size_inches(size, height + 0.175 * lines + 0.6)
     return figure
 
 
@@ -93,27 +95,27 @@ def _matplotlib() -> ModuleType:
     return matplotlib
 
 
-def _draw(axes: Axes, picture: Picture) -> None:
-    """Draw a picture on axes, queries downwards: pairs, the edges of tiles, what colours mean."""
+def _draw(axes: Axes, picture: Picture) -> int:
+    """Draw a picture on axes, queries downwards: pairs, the edges of tiles, what colours mean.
+
+    Returns the lines of text above and below.
+    """
     from matplotlib.ticker import MaxNLocator
 
     n_queries, n_keys = picture.gate.shape
-    ratio = n_queries / n_keys
-    axes.imshow(
-        _pixels(picture).numpy(),
-        interpolation="none",
-        aspect="equal" if 1 / 8 <= ratio <= 8 else "auto",
-    )
+    # With square pairs, the layout would not know how much room the axes take.
+    axes.imshow(_pixels(picture).numpy(), interpolation="none", aspect="auto")
     area = axes.get_window_extent()
     pixels = min(picture.tile[0] * area.height / n_queries, picture.tile[1] * area.width / n_keys)
     if pixels >= _MIN_PIXELS:
         _draw_tiles(axes, picture)
     for axis, name in ((axes.xaxis, "key"), (axes.yaxis, "query")):
-        axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         axis.set_label_text(name)
     title = textwrap.fill(picture.caption, _COLUMNS, max_lines=3, placeholder=" ...")
     axes.set_title(title, fontsize=8, parse_math=False)
-    _draw_legend(axes, picture, tiles=pixels >= _MIN_PIXELS)
+    labels = _draw_legend(axes, picture, tiles=pixels >= _MIN_PIXELS)
+    return sum(text.count("\n") + 1 for text in (title, *labels))
 
 
 def _pixels(picture: Picture) -> Tensor:
@@ -169,7 +171,7 @@ def _css(colour: RGB) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _draw_legend(axes: Axes, picture: Picture, *, tiles: bool) -> None:
+def _draw_legend(axes: Axes, picture: Picture, *, tiles: bool) -> list[str]:
     """The sweeps' titles, then what shades and edges mean, as far as the picture has them."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
@@ -194,16 +196,25 @@ def _draw_legend(axes: Axes, picture: Picture, *, tiles: bool) -> None:
         if tiles and any(tile.full == full for tile in picture.tiles):
             edge = _edge(_GREY, full)
             rows.append((Patch(facecolor="none", edgecolor=edge, linewidth=_width(full)), text))
-    if not rows:
-        return
-    legend = axes.legend(
-        [handle for handle, _ in rows],
-        [textwrap.fill(text, _COLUMNS, max_lines=2, placeholder=" ...") for _, text in rows],
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.11),
-        fontsize=8,
-        frameon=False,
-    )
-    for label in legend.get_texts():
-        label.set_parse_math(False)
+    labels = [textwrap.fill(text, _COLUMNS, max_lines=2, placeholder=" ...") for _, text in rows]
+    if labels:
+        legend = axes.legend(
+            [handle for handle, _ in rows],
+            labels,
+            handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            # Below the numbers and the name of the axis.
+            bbox_transform=axes.transAxes + _inches_down(axes, 0.45),
+            fontsize=8,
+            frameon=False,
+        )
+        for label in legend.get_texts():
+            label.set_parse_math(False)
+    return labels
+
+
+def _inches_down(axes: Axes, inches: float) -> Transform:
+    from matplotlib.transforms import ScaledTranslation
+
+    return ScaledTranslation(0, -inches, axes.figure.dpi_scale_trans)

@@ -14,6 +14,7 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, TensorShapeError
 from attncomp.frontend.ast import Expr, to_text
 from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
 from attncomp.ir.oracle import tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import Picture, picture
@@ -37,37 +38,68 @@ def pictured(
     head: int = 0,
     batch: int = 0,
     seed: int = 0,
+    name: str | None = None,
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
     Scores [B, G, Nk] that are not among `tensors` are standard normal from `seed`, which the
     caption says. n_queries: None for the least of a few lengths at which the pattern shows its
     sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
-    batch choose one of the matrices of `CompiledPattern.mask`.
+    batch choose one of as many heads and rows of the batch as the tensors have. name: what the
+    caption calls the pattern, its canonical text if not given.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
     """
-    plan, graph = lower(expr, _PROBLEM), build(expr)
+    plan, pattern = lower(expr, _PROBLEM), to_text(expr)
     n_queries = _length(plan) if n_queries is None else checked_length("n_queries", n_queries)
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-    pattern, entries, needed = to_text(expr), tensor_entries(graph), tensor_names(graph)
-    scores = [name for name in needed if name not in entries]
     tensors = {} if tensors is None else tensors
-    drawn = [name for name in scores if name not in tensors]
-    given = {**_normal(scores, n_keys, seed), **tensors}
-    asked = bare_indices(graph)
+    needed = _needed_scores(build(expr))
+    drawn = [score for score in needed if score not in tensors]
+    given = {**_normal(needed, n_keys, seed), **tensors}
+    checked, sizes, place = _checked(expr, given, n_keys, head, batch)
+    caption = f"gate of {name or pattern}: {n_queries} queries (down) by {n_keys} keys (right)"
+    if drawn:
+        caption += f"; {', '.join(drawn)} standard normal, seed {seed}"
+    return picture(
+        expr,
+        plan,
+        n_queries,
+        n_keys,
+        checked,
+        sizes,
+        place,
+        tile=_tile(tile, n_keys),
+        caption=caption,
+    )
 
-    def chosen(subject: str, name: Literal["h", "b"], value: int) -> tuple[int, int]:
-        """How many heads or rows there are, and the one asked for."""
-        least = least_size(graph, entries, given, name)
-        place = _index(subject, value, None if name in asked else least, pattern)
-        return least * (place // least + 1), place
+
+def _needed_scores(graph: Graph) -> list[str]:
+    """The tensors that a pattern needs, without those of integers."""
+    entries = tensor_entries(graph)
+    return [name for name in tensor_names(graph) if name not in entries]
+
+
+def _checked(
+    expr: Expr, given: Mapping[str, Tensor], n_keys: int, head: int, batch: int
+) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
+    """The tensors as kernels read them, how many heads and rows there are, and one of each."""
+    graph, pattern = build(expr), to_text(expr)
+    entries, asked = tensor_entries(graph), bare_indices(graph)
+
+    def chosen(subject: str, index: Literal["h", "b"], value: int) -> tuple[int, int]:
+        count = least_size(graph, entries, given, index)
+        # Where no tensor counts them, a test may ask for any.
+        limit = None if index in asked and count == 1 else count
+        place = _index(subject, value, limit, pattern)
+        return max(count, place + 1), place
 
     rows, row = chosen("batch", "b", batch)
     heads, head = chosen("head", "h", head)
-    checked = checked_inputs(given, needed, entries, Sizes(rows, heads, n_keys), pattern)
-    for name in scores:
+    sizes = Sizes(rows, heads, n_keys)
+    checked = checked_inputs(given, tensor_names(graph), entries, sizes, pattern)
+    for name in _needed_scores(graph):
         if not len(checked[name]):
             raise TensorShapeError(
                 subject=name,
@@ -75,18 +107,7 @@ def pictured(
                 found=tuple(checked[name].shape),
                 pattern=pattern,
             )
-    made = f"; {', '.join(drawn)} standard normal, seed {seed}" if drawn else ""
-    return picture(
-        expr,
-        plan,
-        n_queries,
-        n_keys,
-        checked,
-        (heads, rows),
-        (head, row),
-        tile=_tile(tile, n_keys),
-        caption=f"gate of {pattern}: {n_queries} queries (down) by {n_keys} keys (right){made}",
-    )
+    return checked, (heads, rows), (head, row)
 
 
 def _normal(names: Sequence[str], n_keys: int, seed: int) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ GOOD = (
     'sparsek(8, gate="straight_through") & causal - first(4)',
     "~(window(1_024) | first(count=64)) - full()",
     "causal\n  # the near past\n  & (window(size=7) | first(1))\n",
+    "where(0 <= q - k < 8 or not (seg[b, q // 4] == seg[b, k // 4] and h % 2 != 1)) & chunk(9)",
 )
 GOOD_FILES = (
     """\"\"\"Doc.\"\"\"
@@ -39,6 +40,7 @@ example a(n=4) given scores=[1, -2.5, 0] = \'\'\'
     ##.
 \'\'\'
 """,
+    "pattern w(m: int) = where(q - k < m and t[q // m] != -m) & full\nexample w(2) = '#'",
     "pattern a = b(n=2) | b(3)\npattern b(n: int) = ~(window(n) | full) & longformer\n"
     "from longformer import longformer # why\nexample b(2 + 2) = '#.'",
 )
@@ -46,6 +48,7 @@ PIECES = (
     *"()|&-~,=#.:\"' \t\n\r_+!$[]{}\\0123456789",
     *("window", "full", "causal", "first", "sparsek", "k", "lag", "size", "gate", "hard", "windw"),
     *("pattern", "example", "from", "import", "given", "with", "int", "str", "n", "a", "b", "_b"),
+    *("where", "where(", "q", "h", "<", ">=", "==", "!=", "seg[q]", "[k]", " and ", " or "),
     *("//", "%", '"""', "'" * 3, "pattern a = ", "a(n=", ": int", "# "),
     *("True", "False", "and", "or", "not", "1e9", "2.5", "-3", "()", "(1)", "||", '"hard"'),
     *("\x00", "\x1b", "\u00e9", "\u65e5", "\u200b", "\u2029", "\ud800", "\U0001f600", "\u0661"),

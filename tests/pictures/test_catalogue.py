@@ -9,18 +9,20 @@ from textwrap import dedent
 import pytest
 from cli_support import diagnostic, on_a_terminal, output, without_colours
 
-import attncomp
 from attncomp.frontend.ast import Call
-from attncomp.frontend.catalog import PRIMITIVES
+from attncomp.frontend.catalog import PRIMITIVES, Primitive
 from attncomp.frontend.library import shipped
 from attncomp.frontend.parser import parse
-from attncomp.inspection.drawing import as_characters
 
 MINE = '''
+"""Of the file."""
+
 """A window and a half.
 
 Used nowhere."""
-pattern mine(n: int, share: float = 0.5, name: str = "a b") = window(3 * n // 2)
+pattern mine(n: int, lag: int = 0, gate: str = "hard") = (
+    sparsek(1, lag=lag, gate=gate) & first(1) | window(3 * n // 2)
+)
 pattern other = mine(4)
 example mine(
     n=2
@@ -49,13 +51,13 @@ def test_every_pattern_is_there() -> None:
     for name in shipped():
         found = entry(shown, shipped().signature(name))
         assert found.startswith(shipped().doc(name) + "\n")
-        assert f"\n(from specs/{name}.attn)\n" in found
+        assert f"\n(from {shipped().definition(name).span.source.name})\n" in found
     for row in (*PRIMITIVES.values(), *map(shipped().definition, shipped())):
         found = entry(shown, row.signature)
         for parameter in row.parameters:
             assert f"\n  {parameter.name}: {parameter.type.__name__}" in found
             assert parameter.doc in found
-        assert ": 16 queries (down) by 16 keys (right)" in found
+        assert re.search(r"\ngate of .*: \d+ queries \(down\) by \d+ keys \(right\)", found)
 
 
 def test_one_entry() -> None:
@@ -70,20 +72,19 @@ default "key_value". How the gate enters attention.
         (a primitive)""")
     caption, *rows = drawing.splitlines()
     assert caption == (
-        "sparsek(k=4): 6 queries (down) by 6 keys (right); scores standard normal, seed 0"
+        "gate of sparsek(k=4): 6 queries (down) by 6 keys (right); scores standard normal, seed 0"
     )
     assert rows == output("sparsek(k=4)", "--mask", "6").splitlines()[2:]
 
 
 @pytest.mark.parametrize("row", PRIMITIVES.values(), ids=lambda row: row.name)
-def test_primitives_have_examples(row: object) -> None:
+def test_primitives_have_examples(row: Primitive) -> None:
     """Calls of themselves, small enough for a drawing to leave something out."""
-    assert hasattr(row, "example") and hasattr(row, "name")
     text = row.example or row.name
     call = parse(text)
     assert isinstance(call, Call) and call.name == row.name
     found = entry(output("--catalogue"), PRIMITIVES[row.name].signature)
-    assert f"\n\n{text}: 16 queries" in found
+    assert f"\n\ngate of {text}: 16 queries" in found
     if row.name != "full":
         assert "." in found.splitlines()[-1] or row.name == "causal"
 
@@ -92,14 +93,15 @@ def test_a_library_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "mine.attn"
     file.write_text(MINE, encoding="utf-8")
     shown = output("--catalogue", "--library", str(file), "--mask", "5")
-    mine = 'mine(n, share=0.5, name="a b")'
+    mine = 'mine(n, lag=0, gate="hard")'
     assert re.findall("=== (.*) ===", shown) == [*signatures(), mine, "other"]
-    gates = as_characters(attncomp.compile("window(3)").mask(5)[0, 0])
+    gates = output("mine(2)", "--library", str(file), "--mask", "5").splitlines()[2:]
     assert entry(shown, mine).strip("\n") == (
         "A window and a half.\n\nUsed nowhere.\n"
-        '  n: int\n  share: float, default 0.5\n  name: str, default "a b"\n'
+        '  n: int\n  lag: int, default 0\n  gate: str, default "hard"\n'
         f"(from {file})\n\n"
-        f"mine( n=2 ): 5 queries (down) by 5 keys (right)\n{gates}".rstrip("\n")
+        "gate of mine( n=2 ): 5 queries (down) by 5 keys (right); scores standard normal, seed 0\n"
+        + "\n".join(gates)
     )
     assert entry(shown, "other") == f"(from {file})\n"
     file.write_text("pattern mine = windw(3)", encoding="utf-8")
@@ -124,7 +126,7 @@ def test_files(tmp_path: Path) -> None:
 def test_on_a_terminal() -> None:
     text = on_a_terminal("--catalogue")
     plain = without_colours(text)
-    assert re.findall("=== (.*) ===", plain.replace("\n", "")) or plain
+    assert re.findall("=== (.*) ===", plain) == signatures()
     found = entry(plain, "window(size)")
     assert found.count("\u2580" * 16 + "\n") == 8
     assert found.endswith("\u2588\u2588 window: 0 <= q - k < 5\n")

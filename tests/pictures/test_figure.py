@@ -77,7 +77,7 @@ def test_what_is_said() -> None:
 
 def test_tiles_are_drawn_unless_too_small() -> None:
     pattern = attncomp.compile("window(8)")
-    picture = pictured(parse("window(8)"), (), 64, tile=8)
+    picture = pictured(parse("window(8)"), 64, tile=8)
     assert outlines(pattern.plot(64, tile=8)) == len(picture.tiles)
     figure = pattern.plot(512, tile=2)
     assert outlines(figure) == 0
@@ -145,7 +145,7 @@ def test_no_svg_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_files(suffix: str, tmp_path: Path) -> None:
-    picture = pictured(parse(SPEC), ("scores",), 24)
+    picture = pictured(parse(SPEC), 24)
     one, two = (tmp_path / f"{name}{suffix}" for name in "ab")
     save(picture, one, suffix)
     assert invoke(SPEC, "--mask", "24", "--output", str(two)).exit_code == 0
@@ -154,8 +154,8 @@ def test_files(suffix: str, tmp_path: Path) -> None:
     assert one.read_bytes().startswith(beginnings[suffix])
 
 
-def test_text_that_is_no_formula(tmp_path: Path) -> None:
-    picture = pictured(parse("window(3)"), (), 8)
+def test_text_that_is_no_formula() -> None:
+    picture = pictured(parse("window(3)"), 8)
     figure = figure_of(picture)
     labels = [axes_of(figure).title, *(axes_of(figure).get_legend() or figure).get_texts()]
     assert not any(label.get_parse_math() for label in labels)

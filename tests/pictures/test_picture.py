@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from dense import Shape
+from dense import Shape, integer_tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCORE_KINDS, patterns, score_tensor
+from strategies import SCORE_KINDS, patterns, score_tensor, shapes
 from torch import Tensor
 from torch_modules import PATTERNS, make_plan, module_of
 
 import attncomp
+from attncomp.codegen import entries
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import CallError
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
@@ -23,7 +26,7 @@ from attncomp.ir.build import build
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import Problem
-from attncomp.pictures.picture import KeyList, Picture, Tile
+from attncomp.pictures.picture import KeyList, Picture, Tile, picture
 from attncomp.pictures.request import pictured
 
 PROBLEM = Problem(
@@ -38,17 +41,27 @@ def picture_of(
     tensors: dict[str, Tensor] | None = None,
     **options: Any,
 ) -> Picture:
-    expr = parse(spec)
-    needed = attncomp.compile(expr).tensors
-    return pictured(expr, needed, n_queries, n_keys, tensors, **options)
+    return pictured(parse(spec), n_queries, n_keys, tensors, **options)
 
 
-def owners(expr: Expr, n_queries: int, n_keys: int, tensors: dict[str, Tensor]) -> Tensor:
-    """The sweep that gives each pair its gate, -1 where there is none, by the oracle."""
+def owners(
+    expr: Expr,
+    n_queries: int,
+    n_keys: int,
+    tensors: dict[str, Tensor],
+    sizes: tuple[int, int],
+    place: tuple[int, int],
+) -> Tensor:
+    """The sweep that gives each pair its gate, -1 where there is none, by the oracle.
+
+    sizes: heads and rows of the batch; place: one of each.
+    """
     graph = run(build(expr), pipeline(PROBLEM))
     owner = torch.full((n_queries, n_keys), -1)
     for index, node in enumerate(graph.operands(graph.root)):
-        gate = gate_matrix(graph.set_root(node), n_queries, n_keys, tensors)[0, 0]
+        gates = gate_matrix(graph.set_root(node), n_queries, n_keys, tensors, *sizes)
+        head, row = place
+        gate = gates[min(row, gates.shape[0] - 1), min(head, gates.shape[1] - 1)]
         assert ((gate == 0) | (owner < 0)).all()
         owner[gate != 0] = index
     return owner
@@ -103,51 +116,75 @@ def test_a_selection() -> None:
 
 @given(
     expr=patterns(),
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    shape=shapes(),
     tile=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kind=st.sampled_from(SCORE_KINDS),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_owners_and_visits(
-    expr: Expr, size: tuple[int, int], tile: tuple[int, int], kind: str, seed: int
+    expr: Expr, shape: Shape, tile: tuple[int, int], kind: str, seed: int
 ) -> None:
-    scores = score_tensor(kind, (1, 1, size[1]), torch.Generator().manual_seed(seed))
-    needed = attncomp.compile(expr).tensors
-    tensors = dict.fromkeys(needed, scores)
-    found = pictured(expr, needed, *size, tensors, tile=tile)
-    assert torch.equal(found.gate, gate_matrix(build(expr), *size, tensors)[0, 0])
-    assert torch.equal(found.sweep, owners(expr, *size, tensors))
+    generator = torch.Generator().manual_seed(seed)
+    size = (shape.n_queries, shape.n_keys)
+    known = integer_tensors(shape, generator)
+    known["scores"] = score_tensor(kind, (shape.batch, shape.groups, size[1]), generator)
+    sizes = (shape.query_heads, shape.batch)
+    head, row = (int(torch.randint(n, (), generator=generator)) for n in sizes)
+    gates = gate_matrix(build(expr), *size, known, *sizes)
+    plan = lower(expr, PROBLEM)
+    found = picture(expr, plan, *size, known, sizes, (head, row), tile=tile, caption="")
+    matrix = gates[min(row, gates.shape[0] - 1), min(head, gates.shape[1] - 1)]
+    assert torch.equal(found.gate, matrix)
+    assert torch.equal(found.sweep, owners(expr, *size, known, sizes, (head, row)))
     assert torch.equal(found.sweep >= 0, found.gate != 0)
     # Each sweep visits what it owns, and in full tiles nothing else.
     for index in range(len(found.titles)):
         visited = torch.zeros(size, dtype=torch.int64)
-        for step in found.tiles:
-            pairs = (slice(r.start, r.stop) for r in (step.queries, step.keys))
-            if step.sweep == index:
-                rows, keys = pairs
-                visited[rows, keys] += 1
-                assert len(step.queries) <= tile[0] and 1 <= len(step.keys) <= tile[1]
-                assert not step.full or bool((found.sweep[rows, keys] == index).all())
-        for walk in found.lists:
-            if walk.sweep == index:
-                visited[walk.queries.start : walk.queries.stop, list(walk.keys)] += 1
+        for step in (step for step in found.tiles if step.sweep == index):
+            rows, keys = (slice(r.start, r.stop) for r in (step.queries, step.keys))
+            visited[rows, keys] += 1
+            assert len(step.queries) <= tile[0] and 1 <= len(step.keys) <= tile[1]
+            assert not step.full or bool((found.sweep[rows, keys] == index).all())
+        for walk in (walk for walk in found.lists if walk.sweep == index):
+            visited[walk.queries.start : walk.queries.stop, list(walk.keys)] += 1
         assert visited.max() <= 1
         assert (visited[found.sweep == index] == 1).all()
 
 
-@pytest.mark.parametrize("pattern", [text.format(mode="key_value") for text in PATTERNS])
+CONDITIONS = (
+    "chunk(6)",
+    "chunk(16) & causal | window(3)",
+    "where((q - k) % 3 == 0) & causal",
+    "sparsek(k=6) | chunk(5)",
+    "where(segment[q] == segment[k]) & causal",
+)
+
+
+@pytest.mark.parametrize("pattern", [*(t.format(mode="key_value") for t in PATTERNS), *CONDITIONS])
 @pytest.mark.parametrize("size", [(37, 37), (9, 40), (40, 9)])
 def test_visits_are_those_of_the_kernels(
     pattern: str, size: tuple[int, int], generator: torch.Generator
 ) -> None:
-    n_queries, n_keys = size
-    shape = Shape(n_queries=n_queries, n_keys=n_keys, head_dim=16, value_dim=16)
-    scores = torch.randn(1, 1, n_keys, generator=generator, dtype=torch.float64)
+    shape = Shape(n_queries=size[0], n_keys=size[1], head_dim=16, value_dim=16)
+    tensors = integer_tensors(shape, generator)
+    tensors["scores"] = torch.randn(1, 1, size[1], generator=generator, dtype=torch.float64)
     plan = make_plan(parse(pattern), shape)
+    tiles, lists = visits_of(plan, size, tensors)
+    needed = attncomp.compile(pattern).tensors
+    shown = picture_of(pattern, *size, {name: tensors[name] for name in needed}, tile=(8, 4))
+    assert set(shown.tiles) == tiles
+    assert set(shown.lists) == lists
+
+
+def visits_of(
+    plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tensor]
+) -> tuple[set[Tile], set[KeyList]]:
+    """What the generated torch module visits."""
     module = module_of(plan)
-    known: dict[str, Any] = {"n_queries": n_queries, "n_keys": n_keys, "device": scores.device}
+    known: dict[str, Any] = {"n_queries": size[0], "n_keys": size[1], "device": torch.device("cpu")}
+    known |= {entries.pointer(name): tensors[name] for name in plan.tensors}
     if plan.selections:
-        state = module.select((scores,) * len(plan.scores), n_queries)
+        state = module.select((tensors["scores"],) * len(plan.scores), size[0])
         known |= {f"s{i}": s for i, s in enumerate(module.selections(state, 1))}
 
     def call(function: Callable[..., Iterable[Any]], **values: object) -> list[Any]:
@@ -163,15 +200,11 @@ def test_visits_are_those_of_the_kernels(
             if sweep.source is None:
                 for step in steps:
                     keys, mask, *_ = step if isinstance(step, tuple) else (step, None)
-                    full = mask is None
-                    tiles.add(Tile(index, queries, range(keys.start, keys.stop), full))
+                    tiles.add(Tile(index, queries, range(keys.start, keys.stop), mask is None))
             else:
                 found = sorted(key for step in steps for key in step[0].flatten().tolist())
                 lists.add(KeyList(index, queries, tuple(found)))
-    tensors = {"scores": scores} if "sparsek" in pattern else {}
-    shown = picture_of(pattern, n_queries, n_keys, tensors, tile=(8, 4))
-    assert set(shown.tiles) == tiles
-    assert set(shown.lists) == lists
+    return tiles, lists
 
 
 def test_a_head_of_a_batch_row(generator: torch.Generator) -> None:
@@ -247,5 +280,36 @@ def test_a_batch_of_nothing() -> None:
     with pytest.raises(CallError) as caught:
         picture_of("sparsek(k=2)", 4, None, {"scores": torch.zeros(0, 1, 4)})
     assert str(caught.value) == (
-        "batch: expected a tensor with any, found 0 (pattern 'sparsek(k=2)')"
+        "scores: expected shape [B, G, 4] with B >= 1, found [0, 1, 4] (pattern 'sparsek(k=2)')"
     )
+
+
+DOCUMENTS = "where(documents[b, q] == documents[b, k]) & causal"
+
+
+def test_tensors_that_tests_read() -> None:
+    documents = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]])
+    found = picture_of(DOCUMENTS, 4, None, {"documents": documents}, batch=1)
+    assert found.gate.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert not any(tile.full for tile in found.tiles)
+    with pytest.raises(CallError) as drawn:
+        picture_of(DOCUMENTS, 4)
+    with pytest.raises(CallError) as masked:
+        attncomp.compile(DOCUMENTS).mask(4)
+    assert str(drawn.value) == str(masked.value)
+    assert attncomp.compile(DOCUMENTS)._repr_svg_() is None
+
+
+def test_heads_that_a_test_asks_for() -> None:
+    spec = "where(h % 3 == 1) & window(2)"
+    gates = attncomp.compile(spec).mask(4, heads=6)
+    for head in range(6):
+        assert torch.equal(picture_of(spec, 4, head=head).gate, gates[0, head])
+    with pytest.raises(CallError, match=r"^head: expected an index from 0 on, found -1 "):
+        picture_of(spec, 4, head=-1)
+    both, given = f"{spec} | where(u[h]) & causal", {"u": torch.tensor([0, 1])}
+    gates = attncomp.compile(both).mask(4, heads=2, **given)
+    for head in range(2):
+        assert torch.equal(picture_of(both, 4, None, given, head=head).gate, gates[0, head])
+    with pytest.raises(CallError, match=r"^head: expected an index from 0 to 1, found 2 "):
+        picture_of(both, 4, None, given, head=2)
