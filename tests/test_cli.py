@@ -338,7 +338,8 @@ def test_a_reader_that_leaves() -> None:
         assert process.stdout.readline() == b"=== source ===\n"
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=120) == 1
+        # 0 where click meets the broken pipe only after the command has set its exit code.
+        assert process.wait(timeout=120) in (0, 1)
 
 
 def test_a_terminal_gets_colours() -> None:

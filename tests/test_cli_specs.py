@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_support import diagnostic, invoke, output
 
+import attncomp
 from attncomp.frontend.ast import dump
 from attncomp.frontend.parser import parse
 
@@ -148,5 +149,7 @@ def test_files_that_cannot_be_formatted(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("specs/*.attn")), ids=lambda file: file.name)
 def test_shipped_specs(file: Path) -> None:
-    assert output(str(file), "--emit", "plan,explain")
+    library = attncomp.load(file)
+    for name in library.names:
+        assert output(name, "--library", str(file), "--emit", "plan,explain")
     assert output(str(file), "--check").startswith("ok ")

@@ -328,6 +328,12 @@ def test_cost(call: str) -> None:
     assert f"time         {order}, forward and backward" in lines
 
 
+def test_drafted_keys_are_swept_alone() -> None:
+    """The tensor of ancestors is read for the last keys only."""
+    sweeps = [s for s in attncomp.compile("tree").explain().splitlines() if "ancestors[" in s]
+    assert len(sweeps) == 2 and sweeps[1].endswith("; at most 64 keys a query")  # after the pattern
+
+
 def test_tensors() -> None:
     """The names and shapes that the docs give."""
     found = {name: attncomp.compile(name).shapes for name in DEFINITIONS}
