@@ -82,6 +82,17 @@ def test_mistakes_after_expansion_show_the_calls_too() -> None:
     ]
 
 
+def test_mistakes_in_predicates_show_the_calls_too() -> None:
+    with pytest.raises(attncomp.errors.DivisorError) as caught:
+        attncomp.compile("full | block_diffusion(size=0)")
+    assert str(caught.value).splitlines()[4:] == [
+        "in block_diffusion(size=0), called here:",
+        " --> <spec>:1:8",
+        "  | full | block_diffusion(size=0)",
+        "  |        ^^^^^^^^^^^^^^^^^^^^^^^",
+    ]
+
+
 class TestCheck:
     """`check_examples`, on files of one's own."""
 

@@ -10,6 +10,7 @@ from typing_extensions import assert_never
 
 from attncomp.errors import (
     GateModeError,
+    PatternError,
     RankError,
     SoftComplementError,
     Span,
@@ -69,7 +70,7 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             arguments: dict[str, Any] = dict(expr.arguments)
             return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
         case ast.Where():
-            return add_condition(graph, expr.condition, expr.span)
+            return _add_condition(graph, expr)
         case ast.Union():
             return graph.add(Union(span=expr.span), [_add(graph, m) for m in expr.members])
         case ast.Intersection():
@@ -82,6 +83,15 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return _add_complement(graph, expr.operand, expr.span)
         case _:
             assert_never(expr)
+
+
+def _add_condition(graph: Graph, expr: ast.Where) -> NodeId:
+    try:
+        return add_condition(graph, expr.condition, expr.span)
+    except PatternError as error:
+        # Only the whole knows the calls of definitions that led to it.
+        error.notes = error.notes or getattr(expr.span, "notes", ())
+        raise
 
 
 def _add_complement(graph: Graph, operand: ast.Expr, span: Span | None) -> NodeId:

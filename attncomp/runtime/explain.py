@@ -75,7 +75,7 @@ def _range(box: Box, sweep: SweepPlan) -> Range:
 def _width(keys: Range) -> int | None:
     pairs = itertools.product(keys.lower, keys.upper)
     widths = [_largest(upper - lower) for lower, upper in pairs]
-    return min((width for width in widths if width is not None), default=None)
+    return min((max(width, 0) for width in widths if width is not None), default=None)
 
 
 def _largest(value: Affine) -> int | None:

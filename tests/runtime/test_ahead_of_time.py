@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
+from attncomp.frontend.library import shipped
 from attncomp.ir.schedule import BackendName, DtypeName, Problem
 from attncomp.runtime import ahead_of_time
 from attncomp.runtime.ahead_of_time import LIMITS, KernelReport, compile_plan, limits
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.attn"))
 SELECT = ["merge_kernel", "threshold_kernel", "filter_kernel"]
 ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
@@ -55,9 +54,9 @@ def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfl
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
-def test_every_spec_fits(spec: Path, target: str) -> None:
-    plan = plan_for(spec.stem, target)
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_pattern_fits(name: str, target: str) -> None:
+    plan = plan_for(name, target)
     reports = compile_plan(plan, target)
     selecting = bool(plan.selections)
     expected = [*(SELECT if selecting else []), *ATTEND, *(GATHERED if selecting else [])]
