@@ -25,8 +25,9 @@ from attncomp.frontend.ast import (
     to_text,
 )
 from attncomp.frontend.parser import parse
+from attncomp.ir import ops
 from attncomp.ir.build import build
-from attncomp.ir.graph import Graph
+from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Box, Interval, Partition, Range, SparseK, Sweep
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes import Pass, pipeline, run
@@ -312,3 +313,26 @@ def test_bounds_are_the_hull_and_the_core_of_a_tile(
         every = [q for q in around if all(inside(q, k) for k in tile_keys)]
         assert [q for q in span(bounds.queries) if q in around] == some
         assert [q for q in span(bounds.full_queries) if q in around] == every
+
+
+def test_many_tests_of_one_pattern() -> None:
+    """Conditions stay short, and a pattern whose conditions cannot is refused at once."""
+    anyone = " or ".join(f"h == {head}" for head in range(12))
+    (sweep,) = sweeps_of(f"where({anyone})")
+    assert sorted(len(alternative) for alternative in sweep.condition) == [1] * 12
+    (sweep,) = sweeps_of("where((h == 1 or h == 2) and (b == 1 or b == 2))")
+    assert sorted(map(len, sweep.condition)) == [2] * 4
+    graph = build(parse("where(h == 0)"))
+    for head in range(1, 9):
+        other = graph.add(build(parse(f"where(h == {head})")).op(0))
+        root = graph.root
+        both = [graph.add(ops.Intersection(), p) for p in exclusive(graph, root, other)]
+        graph.set_root(graph.add(ops.Union(), both))
+    with pytest.raises(PatternTooLargeError) as caught:
+        MakeDisjoint()(graph)
+    assert caught.value.message == "pattern is larger than 128 outcomes of tests"
+
+
+def exclusive(graph: Graph, a: NodeId, b: NodeId) -> list[list[NodeId]]:
+    """Operands of `a & ~b` and `b & ~a`."""
+    return [[a, graph.add(ops.Complement(), [b])], [b, graph.add(ops.Complement(), [a])]]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Final, TypeAlias
 
+from attncomp.errors import PatternTooLargeError
 from attncomp.ir.ops import Condition, Requirement
 from attncomp.ir.passes.lattice import Selections, Table
 from attncomp.ir.passes.reach import key_reach
 
-_Case = tuple[bool | None, ...]
-"""What each of some tests has to give; None where it does not matter."""
+PATH_LIMIT: Final = 128
+
+_Cube: TypeAlias = tuple[tuple[int, bool], ...]
+"""Tests by their numbers, with the outcome that each has to have."""
 
 
 def cases(table: Table, selections: Selections) -> list[tuple[Condition, Table]]:
@@ -48,69 +51,50 @@ def _cases(
                 rest = _decided(table, index, holds, selections)
                 yield from _cases(rest, (*taken, Requirement(test, holds)), selections)
             return
-    groups: dict[Table, list[_Case]] = {}
-    for values in itertools.product((False, True), repeat=len(indices)):
-        rest = table
-        for index, holds in zip(indices, values, strict=True):
-            rest = _decided(rest, index, holds, selections)
-        if rest:
-            groups.setdefault(rest, []).append(values)
-    tests = [selections.tests[index - len(selections.ops)] for index in indices]
-    for rest, group in groups.items():
-        yield (
-            tuple(
-                (
-                    *taken,
-                    *(
-                        Requirement(test, holds)
-                        for test, holds in zip(tests, case, strict=True)
-                        if holds is not None
-                    ),
-                )
-                for case in shortest(group)
-            ),
-            rest,
+    for rest, cubes in _paths(table, selections).items():
+        primes = dict.fromkeys(_widened(cube, table, rest, selections) for cube in cubes)
+        condition = tuple(
+            (*taken, *(Requirement(selections.tests[i - len(selections.ops)], h) for i, h in cube))
+            for cube in primes
+            if not any(set(other) < set(cube) for other in primes)
         )
+        yield condition, rest
+
+
+def _paths(table: Table, selections: Selections) -> dict[Table, list[_Cube]]:
+    """What is left of the gate, and the outcomes of tests that lead there, one test at a time.
+
+    Raises PatternTooLargeError rather than fill a mask with comparisons without end.
+    """
+    found: dict[Table, list[_Cube]] = {}
+    left: list[tuple[Table, _Cube]] = [(table, ())]
+    count = 0
+    while left:
+        rest, cube = left.pop()
+        index = next(iter(selections.test_indices(rest)), None)
+        if index is not None:
+            for holds in (False, True):
+                left.append((_decided(rest, index, holds, selections), (*cube, (index, holds))))
+        elif rest:
+            found.setdefault(rest, []).append(cube)
+            count += 1
+            if count > PATH_LIMIT:
+                test = selections.tests[cube[0][0] - len(selections.ops)]
+                raise PatternTooLargeError(test.span, limit=PATH_LIMIT, unit="outcomes of tests")
+    return found
+
+
+def _widened(cube: _Cube, table: Table, rest: Table, selections: Selections) -> _Cube:
+    """The cube without the outcomes that do not matter: what is left of the gate stays `rest`."""
+    for outcome in cube:
+        wider = tuple(other for other in cube if other != outcome)
+        left = table
+        for index, holds in wider:
+            left = _decided(left, index, holds, selections)
+        if left == rest:
+            cube = wider
+    return cube
 
 
 def _decided(table: Table, index: int, holds: bool, selections: Selections) -> Table:
     return selections.given(table, index) if holds else selections.without(table, index)
-
-
-def shortest(group: Iterable[_Case]) -> list[_Case]:
-    """The same cases by few lists of requirements: prime implicants, the widest first.
-
-    >>> shortest([(True, False), (True, True), (False, True)])
-    [(None, True), (True, None)]
-    """
-    left = set(group)
-    primes: set[_Case] = set()
-    merging = set(left)
-    while merging:
-        merged = {m for a, b in itertools.combinations(merging, 2) if (m := _merged(a, b))}
-        covered = {case for case in merging if any(_holds(m, case) for m in merged)}
-        primes |= merging - covered
-        merging = merged
-    chosen: list[_Case] = []
-    ranked = sorted(primes, key=lambda case: (-case.count(None), _order(case)))
-    while left:
-        best = max(ranked, key=lambda prime: sum(_holds(prime, case) for case in left))
-        chosen.append(best)
-        left = {case for case in left if not _holds(best, case)}
-    return sorted(chosen, key=_order)
-
-
-def _merged(a: _Case, b: _Case) -> _Case | None:
-    """Two cases that differ in one test, as one."""
-    apart = [place for place, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
-    if len(apart) != 1 or None in (a[apart[0]], b[apart[0]]):
-        return None
-    return (*a[: apart[0]], None, *a[apart[0] + 1 :])
-
-
-def _holds(prime: _Case, case: _Case) -> bool:
-    return all(x is None or x == y for x, y in zip(prime, case, strict=True))
-
-
-def _order(case: _Case) -> tuple[int, ...]:
-    return tuple(0 if x is None else 2 - x for x in case)
