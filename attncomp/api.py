@@ -300,7 +300,7 @@ class CompiledPattern:
         graph = build(self._expr)
         sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
         given = checked_inputs(tensors, self._needed, self._entries, sizes, self._text)
-        return gate_matrix(graph, n_queries, n_keys, given, sizes.heads or 1, sizes.batch or 1)
+        return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
     def plot(
         self,

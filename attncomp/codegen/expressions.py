@@ -18,7 +18,7 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.affine import Affine, Entry, Index, IndexName, Product, Quotient, Remainder, Term
+from attncomp.ir.affine import Affine, Entry, Index, IndexName, Product, Quotient, Remainder
 from attncomp.ir.ops import Condition, Range, Requirement, Where
 
 
@@ -293,37 +293,11 @@ def _apart(test: Where) -> tuple[Affine, Affine]:
 
 def affine_text(value: Affine, names: Names, dialect: Dialect) -> str:
     """An integer expression over the names of its indices."""
-    text = ""
-    for term, coefficient in value.terms:
-        part = _term_text(term, names, dialect)
-        factor = "" if abs(coefficient) == 1 else f" * {abs(coefficient)}"
-        part += factor
-        if coefficient < 0 and not text and not isinstance(term, Index | Entry):
-            part = f"({part})"  # `-x // 2` is (-x) // 2
-        text += (" - " if coefficient < 0 else " + ") + part
-    if value.constant or not text:
-        text += (" - " if value.constant < 0 else " + ") + str(abs(value.constant))
-    return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text[3:]
 
+    def name(part: Index | Entry) -> str:
+        return names[part if isinstance(part, Entry) else part.name]
 
-def _term_text(term: Term, names: Names, dialect: Dialect) -> str:
-    def operand(value: Affine, bare: bool = False) -> str:
-        text = affine_text(value, names, dialect)
-        return f"({text})" if " " in text and not bare else text
-
-    match term:
-        case Index(name):
-            return names[name]
-        case Quotient(value, divisor):
-            return dialect.quotient.format(operand(value, "(" in dialect.quotient), divisor)
-        case Remainder(value, divisor):
-            return dialect.remainder.format(operand(value, "(" in dialect.remainder), divisor)
-        case Product(left, right):
-            return f"{operand(left)} * {operand(right)}"
-        case Entry():
-            return names[term]
-        case _:
-            assert_never(term)
+    return value.text(name, dialect.quotient, dialect.remainder)
 
 
 def range_texts(bounds: Range, dialect: Dialect) -> tuple[str, str]:

@@ -24,12 +24,6 @@ from attncomp.frontend.predicate import (
     VariableName,
 )
 
-_RULES: Final = frozenset(
-    {
-        *("disjunction", "conjunction", "inverse", "comparison"),
-        *("total", "multiple", "negative", "number_of", "index", "entry"),
-    }
-)
 _CONDITIONS: Final = (Compare, And, Or, Not)
 
 Part: TypeAlias = "Condition | Integer"
@@ -44,12 +38,11 @@ def read_condition(tree: Any, source: Source, literal: Callable[[Any], int]) -> 
     """
     done: dict[int, _Read] = {}
     for node in tree.iter_subtrees():  # children before parents
-        if node.data in _RULES:
-            parts = [done.pop(id(child)) for child in node.children if hasattr(child, "data")]
-            part, depth = _part(node, parts, source, literal)
-            if depth > MAX_NESTING:
-                raise NestingError(part.span, limit=MAX_NESTING)
-            done[id(node)] = part, depth
+        parts = [done.pop(id(child)) for child in node.children if hasattr(child, "data")]
+        part, depth = _part(node, parts, source, literal)
+        if depth > MAX_NESTING:
+            raise NestingError(part.span, limit=MAX_NESTING)
+        done[id(node)] = part, depth
     return _condition(done[id(tree)][0])
 
 
@@ -84,8 +77,7 @@ def _chain(signs: list[str], parts: list[_Read], span: Span) -> _Read:
     result = _number(left)
     for sign, (right, right_depth) in zip(signs, rest, strict=True):
         depth = 1 + max(depth, right_depth)
-        end = cast(Span, right.span).end
-        whole = Span(span.source, span.start, max(end, span.start))
+        whole = Span(span.source, span.start, cast(Span, right.span).end)
         result = Arithmetic(cast(Operator, sign), result, _number(right), whole)
         if depth > MAX_NESTING:
             raise NestingError(span, limit=MAX_NESTING)
@@ -108,20 +100,16 @@ def _condition(part: Part) -> Condition:
         return part
     if isinstance(part, Entry):
         return Compare("!=", part, Number(0), part.span)
-    raise UnexpectedTextError(
-        part.span,
-        found=quoted(part.span.text if part.span is not None else ""),
-        expected="a condition",
-        hint="compare it with something, as in 'q - k < 8'",
-    )
+    raise _unexpected(part, "a condition", "compare it with something, as in 'q - k < 8'")
 
 
 def _number(part: Part) -> Integer:
     """A part that has to be a number."""
     if not isinstance(part, _CONDITIONS):
         return part
-    raise UnexpectedTextError(
-        part.span,
-        found=quoted(part.span.text if part.span is not None else ""),
-        expected="a number",
-    )
+    raise _unexpected(part, "a number")
+
+
+def _unexpected(part: Part, expected: str, hint: str | None = None) -> UnexpectedTextError:
+    span = cast(Span, part.span)
+    return UnexpectedTextError(span, found=quoted(span.text), expected=expected, hint=hint)

@@ -81,10 +81,7 @@ def resolved(condition: Condition, values: Mapping[str, Value] | None) -> Condit
 
 def _with_values(node: P, values: Mapping[str, Value]) -> P:
     match node:
-        case Compare():
-            left, right = _with_values(node.left, values), _with_values(node.right, values)
-            return replace(node, left=left, right=right)
-        case Arithmetic():
+        case Compare() | Arithmetic():
             left, right = _with_values(node.left, values), _with_values(node.right, values)
             return replace(node, left=left, right=right)
         case And() | Or():

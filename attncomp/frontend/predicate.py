@@ -125,7 +125,7 @@ def _merge(node: And | Or) -> None:
 
 
 _OR, _AND, _NOT, _COMPARE = range(4)
-_SUM, _PRODUCT, _NEGATIVE, _ATOM = range(4)
+_SUM, _PRODUCT, _NEGATIVE = range(3)
 
 
 def condition_text(condition: Condition, at_least: int = _OR) -> str:

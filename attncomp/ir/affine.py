@@ -12,7 +12,7 @@ divisor divides has left them. Quotients round down; a remainder is in [0, divis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -48,9 +48,6 @@ class Quotient:
     value: Affine
     divisor: int
 
-    def __str__(self) -> str:
-        return f"{_operand(self.value)} // {self.divisor}"
-
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
@@ -59,9 +56,6 @@ class Remainder:
     value: Affine
     divisor: int
 
-    def __str__(self) -> str:
-        return f"{_operand(self.value)} % {self.divisor}"
-
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -69,9 +63,6 @@ class Product:
 
     left: Affine
     right: Affine
-
-    def __str__(self) -> str:
-        return f"{_operand(self.left)} * {_operand(self.right)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,27 +199,48 @@ class Affine:
         return Affine(tuple((t, c) for t, c in self.terms if _indices(t) & wanted))
 
     def __str__(self) -> str:
+        return self.text(str)
+
+    def text(
+        self,
+        name: Callable[[Index | Entry], str],
+        quotient: str = "{} // {}",
+        remainder: str = "{} % {}",
+    ) -> str:
+        """The expression as text, in Python's spelling of operators unless told otherwise."""
+
+        def part(t: Term, factor: int) -> str:
+            match t:
+                case Index() | Entry():
+                    text = name(t)
+                case Quotient(value, divisor):
+                    text = quotient.format(operand(value, bare="(" in quotient), divisor)
+                case Remainder(value, divisor):
+                    text = remainder.format(operand(value, bare="(" in remainder), divisor)
+                case Product(left, right):
+                    text = f"{operand(left)} * {operand(right)}"
+                case _:
+                    assert_never(t)
+            if factor == 1:
+                return text
+            divides = isinstance(t, Quotient | Remainder)
+            return f"{text} * {factor}" if divides else f"{factor} * {text}"
+
+        def operand(value: Affine, *, bare: bool = False) -> str:
+            text = value.text(name, quotient, remainder)
+            simple = not value.constant and len(value.terms) == 1 and value.terms[0][1] == 1
+            named = simple and isinstance(value.terms[0][0], Index | Entry)
+            return text if bare or named else f"({text})"
+
         text = ""
         for t, c in self.terms:
-            part = _times(t, abs(c))
             # `-q // 2` is (-q) // 2
             bare = text or c > 0 or isinstance(t, Index | Product | Entry)
-            text += (" - " if c < 0 else " + ") + (part if bare else f"({part})")
+            shown = part(t, abs(c)) if bare else f"({part(t, abs(c))})"
+            text += (" - " if c < 0 else " + ") + shown
         if self.constant or not text:
             text += (" - " if self.constant < 0 else " + ") + str(abs(self.constant))
         return text.removeprefix(" + ") if text.startswith(" + ") else "-" + text[3:]
-
-
-def _times(t: Term, factor: int) -> str:
-    if factor == 1:
-        return str(t)
-    return f"{t} * {factor}" if isinstance(t, Quotient | Remainder) else f"{factor} * {t}"
-
-
-def _operand(value: Affine) -> str:
-    single = len(value.terms) == 1 and not value.constant and value.terms[0][1] == 1
-    simple = single and isinstance(value.terms[0][0], Index | Entry)
-    return str(value) if simple else f"({value})"
 
 
 def constant(value: int) -> Affine:
@@ -259,7 +271,7 @@ def _sum(parts: Iterable[tuple[Affine, int]]) -> Affine:
 
 def _order(t: Term) -> tuple[bool, list[int], str]:
     """Indices before all else, and what depends on q before what depends on k."""
-    return not isinstance(t, Index), sorted(map(_ORDER.index, _indices(t))), str(t)
+    return not isinstance(t, Index), sorted(map(_ORDER.index, _indices(t))), str(term(t))
 
 
 def _magnitude(t: Term) -> int:

@@ -24,9 +24,7 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.frontend.ast import Expr
 from attncomp.ir.affine import IndexName
-from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Range, SparseK
 from attncomp.ir.oracle import gate_matrix
@@ -83,7 +81,7 @@ class Picture:
 
 
 def picture(
-    expr: Expr,
+    graph: Graph,
     plan: KernelPlan,
     n_queries: int,
     n_keys: int,
@@ -96,16 +94,16 @@ def picture(
 ) -> Picture:
     """The picture of one head, for the tensors that the pattern needs.
 
-    plan is that of expr for any problem; sizes: heads and rows of the batch; place: one of each;
-    tile: queries by keys.
+    graph is the pattern's, plan its for any problem; sizes: heads and rows of the batch; place: one
+    of each; tile: queries by keys.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     pairs = Pairs.of(n_queries, n_keys, tensors, *sizes, torch.device("cpu"))
 
-    def dense(graph: Graph) -> Tensor:
-        return _one(gate_matrix(graph, n_queries, n_keys, tensors, *sizes), place).detach()
+    def dense(gates: Graph) -> Tensor:
+        return _one(gate_matrix(gates, n_queries, n_keys, tensors, *sizes), place).detach()
 
-    gate = dense(build(expr))
+    gate = dense(graph)
     selected = tuple(_selected(s, dense) for s in plan.selections)
     met = [_one(pairs.meeting(sweep.condition), place) for sweep in plan.sweeps]
     sweep = torch.full(gate.shape, -1, dtype=torch.int64)

@@ -55,15 +55,16 @@ def pictured(
     n_queries = _length(plan) if n_queries is None else checked_length("n_queries", n_queries)
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
     tensors = {} if tensors is None else tensors
-    needed = _needed_scores(build(expr))
+    graph = build(expr)
+    needed = _needed_scores(graph)
     drawn = [score for score in needed if score not in tensors]
     given = {**_normal(needed, n_keys, seed), **tensors}
-    checked, sizes, place = _checked(expr, given, n_keys, head, batch)
+    checked, sizes, place = _checked(graph, pattern, given, n_keys, head, batch)
     caption = f"gate of {name or pattern}: {n_queries} queries (down) by {n_keys} keys (right)"
     if drawn:
         caption += f"; {', '.join(drawn)} standard normal, seed {seed}"
     return picture(
-        expr,
+        graph,
         plan,
         n_queries,
         n_keys,
@@ -82,10 +83,9 @@ def _needed_scores(graph: Graph) -> list[str]:
 
 
 def _checked(
-    expr: Expr, given: Mapping[str, Tensor], n_keys: int, head: int, batch: int
+    graph: Graph, pattern: str, given: Mapping[str, Tensor], n_keys: int, head: int, batch: int
 ) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
     """The tensors as kernels read them, how many heads and rows there are, and one of each."""
-    graph, pattern = build(expr), to_text(expr)
     entries, asked = tensor_entries(graph), bare_indices(graph)
 
     def chosen(subject: str, index: Literal["h", "b"], value: int) -> tuple[int, int]:
@@ -116,11 +116,6 @@ def _normal(names: Sequence[str], n_keys: int, seed: int) -> dict[str, Tensor]:
     return {
         name: torch.randn(1, 1, n_keys, generator=generator, dtype=torch.float64) for name in names
     }
-
-
-def _counted(asked: bool, index: Any) -> int | None:
-    """The fewest heads, or rows, that hold an index; None where the tensors say how many."""
-    return index + 1 if asked and isinstance(index, int) and index >= 0 else None
 
 
 def _index(subject: str, value: Any, count: int | None, pattern: str) -> int:
@@ -160,6 +155,6 @@ def _length(plan: KernelPlan) -> int:
             sizes += [abs(end) for end in ends if end is not None]
         for alternative in sweep.condition:
             for required in alternative:
-                sizes += map(abs, required.test.value.numbers)
+                sizes += required.test.value.numbers
     largest = max(sizes, default=0)
     return next((length for length in _LENGTHS if 2 * length >= 3 * largest), _LENGTHS[-1])

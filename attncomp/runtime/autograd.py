@@ -4,9 +4,9 @@ Each takes the pattern's canonical text and a problem text (`attncomp.runtime.pr
 any process can generate the kernels again; a graph that holds these ops can thus be exported.
 
 `select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
-behind it in `state` stand the integer tensors that conditions read.
 `attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
-arguments for their gradients alone.
+arguments for their gradients alone. The integer tensors that conditions read stand behind the
+selections in its `state`.
 """
 
 from __future__ import annotations

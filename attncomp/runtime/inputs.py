@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -34,11 +34,16 @@ _INTEGER_DTYPES: Final = (
 )
 
 
-class Sizes(NamedTuple):
-    """What subscripts range over; batch and heads are None where a mask leaves them free."""
+SizeRule: TypeAlias = tuple[str, Callable[[int], bool]]
+Layout: TypeAlias = list[SizeRule]
+"""What sizes each dimension of a tensor may have: in words, and as a check."""
 
-    batch: int | None
-    heads: int | None
+
+class Sizes(NamedTuple):
+    """What subscripts range over: rows of the batch, query heads and keys."""
+
+    batch: int
+    heads: int
     n_keys: int
 
 
@@ -58,15 +63,17 @@ def checked_inputs(
     check_names(tensors, needed, pattern)
     checked = {}
     for name in needed:
-        layout = _layout_text(entry_layout(entries[name], sizes)) if name in entries else None
-        check_given(name, tensors.get(name), layout or _score_layout(sizes, q), pattern)
-        checked[name] = tensors[name]
         if name not in entries:
+            check_given(name, tensors.get(name), _score_layout(sizes, q), pattern)
             check_scores(name, tensors[name], sizes.n_keys, pattern, q)
+            checked[name] = tensors[name]
             continue
+        layout = entry_layout(entries[name], sizes)
+        check_given(name, tensors.get(name), _layout_text(layout), pattern)
         if q is not None:
             check_device(name, tensors[name], q, pattern)
-        checked[name] = _checked_integers(name, tensors[name], entries[name], sizes, pattern)
+        _check_integers(name, tensors[name], layout, pattern)
+        checked[name] = _prepared(tensors[name], entries[name], sizes.heads)
     return checked
 
 
@@ -85,21 +92,21 @@ def mask_sizes(
 ) -> Sizes:
     """The sizes of a mask: those asked for, else the fewest that the tensors allow."""
     asked = bare_indices(graph)
-    found = {"heads": heads, "batch": batch}
-    axes: tuple[tuple[str, Literal["h", "b"]], ...] = (("heads", "h"), ("batch", "b"))
-    for option, name in axes:
-        if found[option] is not None:
-            found[option] = checked_length(option, found[option])
-        elif name in asked:
+
+    def size(option: str, name: Literal["h", "b"], given: int | None) -> int:
+        if given is not None:
+            return checked_length(option, given)
+        if name in asked:
             raise OptionError(
                 subject=option,
                 expected=f"a number, as the pattern asks for {name}",
                 found=None,
                 pattern=pattern,
             )
-        else:
-            found[option] = least_size(graph, entries, tensors, name)
-    return Sizes(found["batch"], found["heads"], n_keys)
+        return least_size(graph, entries, tensors, name)
+
+    n_heads = size("heads", "h", heads)
+    return Sizes(size("batch", "b", batch), n_heads, n_keys)
 
 
 def least_size(
@@ -139,19 +146,10 @@ def _sizes_along(
     return sizes
 
 
-def _checked_integers(
-    name: str, tensor: Tensor, entries: Sequence[Entry], sizes: Sizes, pattern: str
-) -> Tensor:
-    """A tensor of integers as the kernels read it; CallError of the first thing that is wrong.
-
-    entries are all that the pattern reads of it. A subscript b asks for a size of B or 1, h for one
-    that divides the number of heads, q and k for one entry a position, q // c and k // c for one a
-    block of c positions; of any other subscript the size is free. Heads that share an entry get one
-    each. bool and integers of fewer than 32 bits become int32.
-    """
+def _check_integers(name: str, tensor: Tensor, layout: Layout, pattern: str) -> None:
+    """Raise the CallError of the first thing that is wrong with a tensor of integers."""
     if tensor.layout is not torch.strided:
         check_layout(name, tensor, pattern)
-    layout = entry_layout(entries, sizes)
     fits = tensor.ndim == len(layout) and all(
         fits(size) for (_, fits), size in zip(layout, tensor.shape, strict=False)
     )
@@ -169,10 +167,14 @@ def _checked_integers(
             found=name_of(tensor.dtype),
             pattern=pattern,
         )
-    for place, head in enumerate(index("h") == entry for entry in entries[0].indices):
+
+
+def _prepared(tensor: Tensor, entries: Sequence[Entry], heads: int) -> Tensor:
+    """A checked tensor as kernels read it: int32 or int64, one entry for each of several heads."""
+    for place, subscript in enumerate(entries[0].indices):
         size = tensor.shape[place]
-        if head and sizes.heads is not None and 1 < size < sizes.heads:
-            tensor = tensor.repeat_interleave(sizes.heads // size, place)
+        if subscript == index("h") and 1 < size < heads:
+            tensor = tensor.repeat_interleave(heads // size, place)
     return tensor if tensor.dtype == torch.int64 else tensor.to(torch.int32)
 
 
@@ -195,13 +197,18 @@ def _size_name(subscript: Affine) -> str | None:
     return None if block is None else "Nk" if block == 1 else f"Nk / {block}"
 
 
-def _layout_text(layout: Sequence[tuple[str, Callable[[int], bool]]]) -> str:
+def _layout_text(layout: Layout) -> str:
     return "[" + ", ".join(text for text, _ in layout) + "]"
 
 
-def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> list[tuple[str, Callable[[int], bool]]]:
-    """For each dimension of a tensor, what sizes it may have: in words, and as a check."""
-    layout = []
+def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> Layout:
+    """The sizes of a tensor's dimensions, of which the pattern reads all of entries.
+
+    A subscript b asks for a size of B or 1, h for one that divides the number of heads, q and k for
+    one entry a position, q // c and k // c for one a block of c positions; of any other subscript
+    the size is free.
+    """
+    layout: Layout = []
     for place in range(len(entries[0].indices)):
         subscripts = [entry.indices[place] for entry in entries]
         rules = [_size_rule(subscript, sizes) for subscript in subscripts]
@@ -210,17 +217,13 @@ def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> list[tuple[str, Call
     return layout
 
 
-def _size_rule(subscript: Affine, sizes: Sizes) -> tuple[str, Callable[[int], bool]] | None:
+def _size_rule(subscript: Affine, sizes: Sizes) -> SizeRule | None:
     """The sizes that a subscript asks for; None for any."""
     if subscript == index("b"):
         batch = sizes.batch
-        if batch is None:
-            return "B", lambda size: size >= 1
         return f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
     if subscript == index("h"):
         heads = sizes.heads
-        if heads is None:
-            return "H", lambda size: size >= 1
         return f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
     blocks = _positions_a_size(subscript)
     if blocks is None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from strategies import conditions, integers
 
 from attncomp.errors import DivisorError, PredicateRangeError
+from attncomp.frontend import ast
+from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import (
     Arithmetic,
     Compare,
@@ -20,7 +22,7 @@ from attncomp.frontend.predicate import (
     condition_text,
     integer_text,
 )
-from attncomp.ir.affine import Affine, constant, index
+from attncomp.ir.affine import constant
 from attncomp.ir.conditions import add_condition, affine
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Box, Requirement, Where
@@ -67,39 +69,9 @@ def test_reach_bounds_the_value(integer: Integer) -> None:
     ],
 )
 def test_canonical_text(text: str, expected: str) -> None:
-    names = {name: _Builder(index(name)) for name in ("q", "k", "h")}
-    built = eval(text, {}, names)
-    assert str(built.value) == expected
-
-
-class _Builder:
-    """Arithmetic on affine expressions as Python spells it."""
-
-    def __init__(self, value: Affine) -> None:
-        self.value = value
-
-    def _lift(self, other: _Builder | int) -> Affine:
-        return constant(other) if isinstance(other, int) else other.value
-
-    def __add__(self, other: _Builder | int) -> _Builder:
-        return _Builder(self.value + self._lift(other))
-
-    def __sub__(self, other: _Builder | int) -> _Builder:
-        return _Builder(self.value - self._lift(other))
-
-    def __rsub__(self, other: int) -> _Builder:
-        return _Builder(constant(other) - self.value)
-
-    def __mul__(self, other: _Builder | int) -> _Builder:
-        return _Builder(self.value.times(self._lift(other)))
-
-    __rmul__ = __mul__
-
-    def __floordiv__(self, divisor: int) -> _Builder:
-        return _Builder(self.value.quotient(divisor))
-
-    def __mod__(self, divisor: int) -> _Builder:
-        return _Builder(self.value.remainder(divisor))
+    compare = condition_of(f"{text} == 0")
+    assert isinstance(compare, Compare)
+    assert str(affine(compare.left)) == expected
 
 
 def graph_of(condition: Condition) -> Graph:
@@ -139,29 +111,15 @@ def test_predicates_mean_what_python_says(condition: Condition, size: tuple[int,
 def test_comparisons_become_boxes_where_they_can(
     left: str, relation: str, right: str, expected: str
 ) -> None:
-    compare = Compare(relation, _integer(left), _integer(right))  # type: ignore[arg-type]
-    found = formula(graph_of(compare))
+    found = formula(graph_of(condition_of(f"{left} {relation} {right}")))
     full = expected == "~{none}"
     assert found == ("full" if full else expected)
 
 
-def _integer(text: str) -> Integer:
-    """The tree of an expression that Python's own parser reads."""
-    import ast
-
-    def convert(node: ast.expr) -> Integer:
-        match node:
-            case ast.Name(id=name):
-                return Variable(name)  # type: ignore[arg-type]
-            case ast.Constant(value=int(value)):
-                return Number(value)
-            case ast.BinOp(left=left, op=op, right=right):
-                operators = {"Add": "+", "Sub": "-", "Mult": "*", "FloorDiv": "//", "Mod": "%"}
-                operator = operators[type(op).__name__]
-                return Arithmetic(operator, convert(left), convert(right))  # type: ignore[arg-type]
-        raise ValueError(text)
-
-    return convert(ast.parse(text, mode="eval").body)
+def condition_of(text: str) -> Condition:
+    tree = parse(f"where({text})")
+    assert isinstance(tree, ast.Where)
+    return tree.condition
 
 
 def test_impossible_arithmetic_is_an_error() -> None:
@@ -227,7 +185,7 @@ def span(reach: Reach, which: str, names: dict[str, int]) -> set[int]:
     ],
 )
 def test_reach_of_what_people_write(left: str, relation: str, right: str, keys: str) -> None:
-    graph = graph_of(Compare(relation, _integer(left), _integer(right)))  # type: ignore[arg-type]
+    graph = graph_of(condition_of(f"{left} {relation} {right}"))
     op = graph.op(graph.root)
     holds = isinstance(op, Where)
     test = op if holds else graph.op(0)

@@ -132,7 +132,7 @@ def test_owners_and_visits(
     head, row = (int(torch.randint(n, (), generator=generator)) for n in sizes)
     gates = gate_matrix(build(expr), *size, known, *sizes)
     plan = lower(expr, PROBLEM)
-    found = picture(expr, plan, *size, known, sizes, (head, row), tile=tile, caption="")
+    found = picture(build(expr), plan, *size, known, sizes, (head, row), tile=tile, caption="")
     matrix = gates[min(row, gates.shape[0] - 1), min(head, gates.shape[1] - 1)]
     assert torch.equal(found.gate, matrix)
     assert torch.equal(found.sweep, owners(expr, *size, known, sizes, (head, row)))

@@ -43,9 +43,8 @@ def cases(table: Table, selections: Selections) -> list[tuple[Condition, Table]]
 def _cases(
     table: Table, taken: tuple[Requirement, ...], selections: Selections
 ) -> Iterator[tuple[Condition, Table]]:
-    indices = selections.test_indices(table)
-    for index in indices:
-        test = selections.tests[index - len(selections.ops)]
+    for index in selections.test_indices(table):
+        test = selections.test(index)
         if any(key_reach(Requirement(test, holds)) for holds in (True, False)):
             for holds in (True, False):
                 rest = _decided(table, index, holds, selections)
@@ -54,7 +53,7 @@ def _cases(
     for rest, cubes in _paths(table, selections).items():
         primes = dict.fromkeys(_widened(cube, table, rest, selections) for cube in cubes)
         condition = tuple(
-            (*taken, *(Requirement(selections.tests[i - len(selections.ops)], h) for i, h in cube))
+            (*taken, *(Requirement(selections.test(index), holds) for index, holds in cube))
             for cube in primes
             if not any(set(other) < set(cube) for other in primes)
         )
@@ -79,8 +78,8 @@ def _paths(table: Table, selections: Selections) -> dict[Table, list[_Cube]]:
             found.setdefault(rest, []).append(cube)
             count += 1
             if count > PATH_LIMIT:
-                test = selections.tests[cube[0][0] - len(selections.ops)]
-                raise PatternTooLargeError(test.span, limit=PATH_LIMIT, unit="outcomes of tests")
+                span = selections.test(cube[0][0]).span
+                raise PatternTooLargeError(span, limit=PATH_LIMIT, unit="outcomes of tests")
     return found
 
 

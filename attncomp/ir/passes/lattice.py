@@ -77,6 +77,10 @@ class Selections:
         first = len(self.ops)
         return [i for i in range(first, first + len(self.tests)) if self.depends(table, i)]
 
+    def test(self, index: int) -> Where:
+        """The test of that number."""
+        return self.tests[index - len(self.ops)]
+
     def selected(self, index: int) -> Table:
         """The gate of one selection, or test."""
         chain, place = self._places[index]
