@@ -5,7 +5,7 @@ the prefix at t = j, and a query with t < 0 has an empty prefix. N_k keys, score
 
 | field         | shape                           | dtype        | meaning                     |
 | ------------- | ------------------------------- | ------------ | --------------------------- |
-| score         | [B, G, Nk]                      | fp32 or fp64 | finite scores (NaN stays)   |
+| score         | [B, G, Nk]                      | fp32 or fp64 | scores, finite; 0 for NaN   |
 | evict         | [B, G, Nk]                      | int32        | selected j <= t < evict[j]  |
 | theta         | [B, G, Nk]                      | as score     | k-th largest score of 0..t  |
 | delta         | [B, G, Nk]                      | as score     | theta - tau, in (0, 1]      |
