@@ -12,27 +12,36 @@ as it does in a text; a missing or unknown argument is Python's own TypeError.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 from attncomp.errors import Note, PatternError, Span, UnexpectedTextError, quoted
 from attncomp.frontend.ast import Call, Expr, Where
 from attncomp.frontend.caller import caller
-from attncomp.frontend.catalog import Argument, GateMode, Value, lookup
+from attncomp.frontend.catalog import Argument, GateMode, Value
 from attncomp.frontend.library import shipped
 from attncomp.frontend.parser import parse
+from attncomp.frontend.primitives import lookup
 
 __all__ = [
     "Pattern",
+    "apb",
     "block_diffusion",
     "causal",
     "chunk",
     "chunked",
+    "dilated",
+    "dilated_window",
+    "documents",
     "documents_causal",
     "documents_full",
     "first",
     "full",
+    "lifetime",
+    "locret",
     "longformer",
+    "nats",
     "neighborhood",
+    "prefix_language_model",
     "prefix_lm",
     "sliding_window",
     "sparse_transformer_fixed",
@@ -40,6 +49,7 @@ __all__ = [
     "sparsek",
     "sparsek_window",
     "streaming_llm",
+    "strided",
     "tree",
     "where",
     "window",
@@ -58,13 +68,28 @@ def causal() -> Call:
     return _call("causal")
 
 
-def window(size: int) -> Call:
-    """The last `size` keys: 0 <= q - k < size.
+@overload
+def window(size: int) -> Call: ...
+
+
+@overload
+def window(*, before: int, after: int = 0) -> Call: ...
+
+
+@overload
+def window(*, after: int) -> Call: ...
+
+
+def window(size: int | None = None, *, before: int | None = None, after: int | None = None) -> Call:
+    """The last `size` keys, 0 <= q - k < size; or -after <= q - k <= before.
 
     size: Keys attended, the query's own position included.
+    before: Keys before the query's own.
+    after: Keys after the query's own.
     Sliding-window attention is a causal pattern of `size` keys a query (arXiv 2004.05150).
     """
-    return _call("window", size=size)
+    given = {"size": size, "before": before, "after": after}
+    return _call("window", **{name: value for name, value in given.items() if value is not None})
 
 
 def first(count: int) -> Call:
@@ -83,6 +108,52 @@ def chunk(size: int) -> Call:
     With `causal()` it is the chunked attention of Llama 4.
     """
     return _call("chunk", size=size)
+
+
+def dilated(size: int, step: int) -> Call:
+    """Every `step`-th key back from the query's, `size` in all: a window with gaps.
+
+    size: Keys attended, the query's own included.
+    step: Distance between neighbouring keys.
+    Longformer's dilated window (arXiv 2004.05150).
+    """
+    return _call("dilated", size=size, step=step)
+
+
+def strided(step: int) -> Call:
+    """Every `step`-th key back from the query's: (q - k) % step == 0 and k <= q.
+
+    step: Distance between neighbouring keys.
+    One of the two factors of Sparse Transformers (arXiv 1904.10509).
+    """
+    return _call("strided", step=step)
+
+
+def documents() -> Call:
+    """The keys of the query's own document, before and after it.
+
+    Takes `documents` [B or 1, Nk], the id of each position's document, in any order; or, in
+    its place, `cu_seqlens`, the cumulative lengths 0, n1, n1 + n2, ..., Nk of documents
+    that follow each other.
+    """
+    return _call("documents")
+
+
+def prefix_lm() -> Call:
+    """A prefix that every query sees, then causal: k <= q or k < prefix_lengths[b].
+
+    Takes `prefix_lengths` [B or 1], the number of keys in each row's prefix.
+    The prefix language model of T5 (arXiv 1910.10683).
+    """
+    return _call("prefix_lm")
+
+
+def lifetime() -> Call:
+    """Keys until they are evicted: k <= q < evict[b, h, k].
+
+    Takes `evict` [B or 1, H dividing Hq, Nk], the first position that has lost each key.
+    """
+    return _call("lifetime")
 
 
 def where(predicate: str) -> Where:
@@ -121,6 +192,17 @@ def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
 # The definitions of `specs`.
 
 
+def apb(block: int = 16384, anchor: int = 4096) -> Expr:
+    """The attention of APB (arXiv 2502.12085).
+
+    A query sees the first `anchor` keys, the block of `block` positions of its own host, causally,
+    and the keys of earlier blocks that their hosts passed on. Takes `passed` [B or 1, H dividing
+    Hq, Nk], bool: which those are. At most `anchor + block` keys a query beside the passed ones;
+    visits every key of the past.
+    """
+    return _shipped("apb", block=block, anchor=anchor)
+
+
 def block_diffusion(size: int = 16) -> Expr:
     """Block diffusion's block-causal attention (arXiv 2503.09573).
 
@@ -137,6 +219,15 @@ def chunked(size: int = 8192) -> Expr:
     query.
     """
     return _shipped("chunked", size=size)
+
+
+def dilated_window(size: int = 256, step: int = 4, local: int = 64) -> Expr:
+    """Dilated sliding window (Longformer, arXiv 2004.05150; WaveNet, arXiv 1609.03499).
+
+    Every `step`-th key back from the query's, `size` of them, beside a window without gaps that
+    keeps the neighbours. At most `local + size` keys a query; visits `size * step` of them.
+    """
+    return _shipped("dilated_window", size=size, step=step, local=local)
 
 
 def documents_causal() -> Expr:
@@ -157,12 +248,34 @@ def documents_full() -> Expr:
     return _shipped("documents_full")
 
 
+def locret(budget: int = 6000, stabilizers: int = 2500) -> Expr:
+    """Locret's eviction, token by token (arXiv 2410.01805).
+
+    The `budget` best keys by the score of the retaining heads, beside the last `stabilizers`
+    keys, which are kept whatever their scores. Takes `scores` [B, G, Nk]; they get no gradient. At
+    most `budget + stabilizers` keys a query.
+    """
+    return _shipped("locret", budget=budget, stabilizers=stabilizers)
+
+
 def longformer(w: int = 512, g: int = 64) -> Expr:
     """Longformer's sliding window and global keys, in their causal form (arXiv 2004.05150).
 
     The last `w` keys and the first `g` keys, which every query sees. At most `w + g` keys a query.
     """
     return _shipped("longformer", w=w, g=g)
+
+
+def nats(size: int = 256) -> Expr:
+    """Neural Attention Search with its three kinds of tokens (arXiv 2502.13251).
+
+    Global tokens are kept for good, local ones up to the next global token, and all others for
+    the window of the last `size` positions. Takes `evict` [B or 1, H dividing Hq, Nk], the first
+    position that has lost each token: Nk for a global one, the position behind the next global
+    token for a local one, 0 for the others. As many keys a query as are kept; visits every key of
+    the past.
+    """
+    return _shipped("nats", size=size)
 
 
 def neighborhood(size: int = 7) -> Expr:
@@ -175,13 +288,13 @@ def neighborhood(size: int = 7) -> Expr:
     return _shipped("neighborhood", size=size)
 
 
-def prefix_lm() -> Expr:
+def prefix_language_model() -> Expr:
     """Prefix language model: a prefix in both directions, then causal (T5, arXiv 1910.10683).
 
     The keys of the prefix, and those up to the query's own. Takes `prefix_lengths` [B or 1], the
     number of keys in each row's prefix. At most all keys a query; visits every key.
     """
-    return _shipped("prefix_lm")
+    return _shipped("prefix_language_model")
 
 
 def sliding_window(size: int = 1024) -> Expr:

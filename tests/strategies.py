@@ -85,6 +85,13 @@ def _crisp_leaves() -> Drawn[Expr]:
         st.just(Call("causal", ())),
         st.just(Call("full", ())),
         _sizes(1).map(lambda size: Call("window", (("size", size),))),
+        st.tuples(_sizes(0), _sizes(0)).map(
+            lambda sides: Call("window", (("before", sides[0]), ("after", sides[1])))
+        ),
+        st.tuples(_sizes(1), _sizes(1)).map(
+            lambda sizes: Call("dilated", (("size", sizes[0]), ("step", sizes[1])))
+        ),
+        _sizes(1).map(lambda step: Call("strided", (("step", step),))),
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),

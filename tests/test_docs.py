@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from attncomp import cli, knobs
-from attncomp.frontend.catalog import PRIMITIVES, value_text
+from attncomp.frontend.catalog import value_text
+from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.ir.ops import GATE_MODES
 from attncomp.ir.passes import pipeline
 from attncomp.ir.schedule import Problem

@@ -34,7 +34,6 @@ from attncomp.frontend.ast import (
 )
 from attncomp.frontend.catalog import (
     GATE_MODES,
-    PRIMITIVES,
     REQUIRED,
     Signature,
     Value,
@@ -43,6 +42,7 @@ from attncomp.frontend.catalog import (
 from attncomp.frontend.library import shipped
 from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import condition_text
+from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.runtime.cache import cache_key
 
 PACKAGE = Path(attncomp.__file__).parent
@@ -55,6 +55,10 @@ EXACT = sys.version_info >= (3, 11)  # code objects hold columns
         (P.full(), "full"),
         (P.window(256), "window(256)"),
         (P.window(size=8), "window(8)"),
+        (P.window(before=7, after=2), "window(before=7, after=2)"),
+        (P.window(after=2), "window(after=2)"),
+        (P.window(after=0), "window(before=0)"),
+        (P.dilated(4, 2) | P.strided(8), "dilated(size=4, step=2) | strided(8)"),
         (P.sparsek(8), "sparsek(k=8)"),
         (P.sparsek(8, 4, "hard"), 'sparsek(k=8, lag=4, gate="hard")'),
         (P.window(8) | P.first(2) - P.causal(), "window(8) | first(2) - causal"),
@@ -148,7 +152,7 @@ class Odd:
             lambda: P.full() and P.causal(),
             "a pattern is neither true nor false: combine patterns with | & - ~",
         ),
-        (lambda: P.window(), "window() missing 1 required positional argument: 'size'"),
+        (lambda: P.first(), "first() missing 1 required positional argument: 'count'"),
     ],
 )
 def test_what_cannot_be_combined(combine: Callable[[], object], message: str) -> None:
@@ -167,6 +171,9 @@ def test_what_cannot_be_combined(combine: Callable[[], object], message: str) ->
         ("P.window('a')", 'window("a")'),
         ("P.window(True)", "window(True)"),
         ("P.window(0)", "window(0)"),
+        ("P.window()", "window()"),
+        ("P.window(3, after=1)", "window(size=3, after=1)"),
+        ("P.window(before=-1)", "window(before=-1)"),
         ("P.first(2 ** 31)", "first(2147483648)"),
         ("P.sparsek(8, -1)", "sparsek(8, -1)"),
         ("P.sparsek(8, gate='hrd')", 'sparsek(8, gate="hrd")'),
@@ -286,9 +293,12 @@ def rows() -> dict[str, Signature]:
 def test_functions_are_the_catalog_and_the_library(name: str) -> None:
     function, row = getattr(P, name), rows()[name]
     parameters = inspect.signature(function).parameters
-    assert list(parameters) == [parameter.name for parameter in row.parameters]
+    assert list(parameters) == [p.name for form in row.forms for p in form]
     types = typing.get_type_hints(function)
-    for parameter in row.parameters:
+    for form in row.forms[1:]:
+        for parameter in form:
+            assert parameters[parameter.name].kind is inspect.Parameter.KEYWORD_ONLY
+    for parameter in row.parameters if len(row.forms) == 1 else ():
         found = parameters[parameter.name]
         required = parameter.default is REQUIRED
         assert found.kind is found.POSITIONAL_OR_KEYWORD
@@ -300,7 +310,7 @@ def test_functions_are_the_catalog_and_the_library(name: str) -> None:
             assert annotation is parameter.type
     doc = inspect.getdoc(function)
     assert doc is not None and " ".join(doc.split()).startswith(" ".join(row.doc.split()))
-    for parameter in row.parameters:
+    for parameter in (parameter for form in row.forms for parameter in form):
         assert not parameter.doc or f"\n{parameter.name}: {parameter.doc}\n" in doc
 
 
@@ -337,7 +347,7 @@ text: str = str(pattern)
 """
 WRONG = (
     'P.window("a")',
-    "P.window()",
+    "P.window(3, after=1)",
     'P.sparsek(8, gate="soft")',
     "P.window(3) | 3",
     "3 | P.window(3)",
@@ -355,5 +365,5 @@ def test_types(tmp_path: Path) -> None:
     output, _, _ = mypy.run([*options, *map(str, parts), str(sample)])
     found = [line for line in output.splitlines() if line.startswith(str(sample))]
     first = SAMPLE.count("\n") + 1
-    lines = [int(line.removeprefix(str(sample)).split(":")[1]) for line in found]
+    lines = sorted({int(line.removeprefix(str(sample)).split(":")[1]) for line in found})
     assert lines == list(range(first, first + len(WRONG))), output

@@ -34,6 +34,7 @@ from attncomp.errors.files import UnknownModuleError as UnknownModuleError
 from attncomp.errors.files import UnknownTypeError as UnknownTypeError
 from attncomp.errors.files import UnreadableFileError as UnreadableFileError
 from attncomp.errors.files import UnusedNameError as UnusedNameError
+from attncomp.errors.pattern import ArgumentFormError as ArgumentFormError
 from attncomp.errors.pattern import ArgumentOrderError as ArgumentOrderError
 from attncomp.errors.pattern import ArgumentRangeError as ArgumentRangeError
 from attncomp.errors.pattern import ArgumentTypeError as ArgumentTypeError

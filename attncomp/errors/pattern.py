@@ -47,6 +47,12 @@ class MissingArgumentError(PatternError):
     template = "{pattern} needs argument {argument}"
 
 
+class ArgumentFormError(PatternError):
+    """Two arguments that no call may have together. Fields: pattern, argument, other."""
+
+    template = "argument {argument} of {pattern} cannot stand beside {other}"
+
+
 class TooManyArgumentsError(PatternError):
     """More arguments than parameters. Fields: pattern, expected, found."""
 

@@ -22,9 +22,10 @@ from typing_extensions import Never, assert_never
 
 from attncomp.errors import NestingError, PatternTooLargeError, Span, cropped
 from attncomp.frontend.caller import caller
-from attncomp.frontend.catalog import Value, lookup, value_text
+from attncomp.frontend.catalog import Value, value_text
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
 from attncomp.frontend.predicate import Condition, condition_text, extent_of
+from attncomp.frontend.primitives import lookup
 
 
 class Extent(NamedTuple):
@@ -240,14 +241,7 @@ def to_text(expr: Expr) -> str:
 
 def _call_text(call: Call) -> str:
     """`window(256)`, `sparsek(k=512, lag=256)`, `full`: keywords where there is a choice."""
-    parameters = lookup(call.name, call.span).parameters
-    defaults = {parameter.name: parameter.default for parameter in parameters}
-    written = [(name, value) for name, value in call.arguments if value != defaults[name]]
-    if not written:
-        return call.name
-    if len(parameters) == 1:
-        return f"{call.name}({value_text(written[0][1])})"
-    return f"{call.name}({', '.join(f'{name}={value_text(value)}' for name, value in written)})"
+    return lookup(call.name, call.span).call_text(call.arguments)
 
 
 def dump(expr: Expr) -> str:

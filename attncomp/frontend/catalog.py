@@ -1,8 +1,4 @@
-"""The primitives of the pattern language: one row of a table each.
-
-To add a primitive, add a row to `_ROWS`; its meaning as a gate function g(b, h, q, k) is given
-where the IR is built.
-"""
+"""Named patterns: their parameters, how arguments bind to them, and how a call is written."""
 
 from __future__ import annotations
 
@@ -10,11 +6,12 @@ import enum
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast, get_args
 
 from attncomp.errors import (
+    ArgumentFormError,
     ArgumentOrderError,
     ArgumentRangeError,
     ArgumentTypeError,
@@ -23,7 +20,6 @@ from attncomp.errors import (
     Span,
     TooManyArgumentsError,
     UnknownArgumentError,
-    UnknownPatternError,
     cropped,
     quoted,
     suggest,
@@ -147,15 +143,21 @@ class Signature:
     doc: str
 
     @property
+    def forms(self) -> tuple[tuple[Parameter, ...], ...]:
+        """The sets of parameters that a call may have: one, but for a primitive with choices."""
+        return (self.parameters,)
+
+    @property
     def signature(self) -> str:
         """The call with all parameters, as in `sparsek(k, lag=0, gate="key_value")`."""
-        if not self.parameters:
-            return self.name
+        return " or ".join(self._form_text(form) for form in self.forms)
+
+    def _form_text(self, form: tuple[Parameter, ...]) -> str:
         shown = (
             p.name if p.default is REQUIRED else f"{p.name}={cropped(value_text(p.default))}"
-            for p in self.parameters
+            for p in form
         )
-        return f"{self.name}({', '.join(shown)})"
+        return f"{self.name}({', '.join(shown)})" if form else self.name
 
     def bind(
         self, arguments: Sequence[Argument] = (), *, missing_span: Span | None = None
@@ -171,7 +173,7 @@ class Signature:
                 p.name,
                 p.check(self.name, given[p.name]) if p.name in given else cast(Value, p.default),
             )
-            for p in self.parameters
+            for p in self.form_of(given)
         )
 
     def match(
@@ -186,7 +188,7 @@ class Signature:
                     argument.span, pattern=self.name, argument=quoted(parameter.name)
                 )
             given[parameter.name] = argument
-        for parameter in self.parameters:
+        for parameter in self.form_of(given):
             if parameter.default is REQUIRED and parameter.name not in given:
                 raise MissingArgumentError(
                     missing_span,
@@ -195,6 +197,24 @@ class Signature:
                     hint=f"the signature is {self.signature}",
                 )
         return given
+
+    def form_of(self, names: Mapping[str, object]) -> tuple[Parameter, ...]:
+        """The parameters of a call with arguments of these names; ArgumentFormError if no form
+        has them all."""
+        for form in self.forms:
+            if names.keys() <= {p.name for p in form}:
+                return form
+        first = next(iter(names))
+        form = next(form for form in self.forms if any(p.name == first for p in form))
+        other = next(name for name in names if all(p.name != name for p in form))
+        argument = names[other]
+        raise ArgumentFormError(
+            argument.span if isinstance(argument, Argument) else None,
+            pattern=self.name,
+            argument=quoted(other),
+            other=quoted(first),
+            hint=f"the signature is {self.signature}",
+        )
 
     def call_text(self, bound: Iterable[tuple[str, Value]]) -> str:
         """The call with values as `bind` gives them, defaults left out."""
@@ -207,14 +227,14 @@ class Signature:
     ) -> Parameter:
         """The parameter that the argument at `index` is for."""
         if argument.name is not None:
-            for parameter in self.parameters:
-                if parameter.name == argument.name:
-                    return parameter
+            named = {p.name: p for form in self.forms for p in form}
+            if argument.name in named:
+                return named[argument.name]
             raise UnknownArgumentError(
                 argument.name_span or argument.span,
                 pattern=self.name,
                 argument=quoted(argument.name),
-                hint=name_hint(argument.name, [p.name for p in self.parameters], "arguments"),
+                hint=name_hint(argument.name, named, "arguments"),
             )
         if index > 0 and arguments[index - 1].name is not None:
             raise ArgumentOrderError(
@@ -236,10 +256,31 @@ class Primitive(Signature):
     """A row of the table. `soft`: its gate may lie between 0 and 1.
 
     `example` is a call with small arguments, for pictures; empty where the name alone is one.
+    `given` are the integer tensors of the picture, as nested lists. `choices` are further sets of
+    parameters, any one of which may stand in place of `parameters`.
     """
 
     soft: bool = False
     example: str = ""
+    given: Mapping[str, Sequence[object]] = field(default_factory=dict, compare=False)
+    choices: tuple[tuple[Parameter, ...], ...] = ()
+
+    @property
+    def forms(self) -> tuple[tuple[Parameter, ...], ...]:
+        return (self.parameters, *self.choices)
+
+    def call_text(self, bound: Iterable[tuple[str, Value]]) -> str:
+        """As written in a pattern: the value alone where the primitive has but one parameter."""
+        bound = tuple(bound)
+        form = self.form_of(dict(bound))
+        defaults = {p.name: p.default for p in form}
+        kept = [(name, v) for name, v in bound if v != defaults[name]]
+        if form != self.parameters:
+            kept = kept or list(bound[:1])  # what tells the forms apart
+        if len(kept) == len(form) == 1:
+            return f"{self.name}({value_text(kept[0][1])})"
+        written = ", ".join(f"{name}={value_text(v)}" for name, v in kept)
+        return f"{self.name}({written})" if written else self.name
 
 
 _TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
@@ -274,68 +315,3 @@ def name_hint(name: str, candidates: Iterable[str], what: str) -> str | None:
     shown = ", ".join(map(cropped, known[:_SHOWN_NAMES]))
     more = len(known) - _SHOWN_NAMES
     return f"known {what}: {shown}" + (f" and {more} more" if more > 0 else "") if known else None
-
-
-def lookup(name: str, span: Span | None = None) -> Primitive:
-    """The primitive called `name`; UnknownPatternError at `span`, with a suggestion, if none is."""
-    primitive = PRIMITIVES.get(name)
-    if primitive is None:
-        raise UnknownPatternError(
-            span, name=quoted(name), hint=name_hint(name, PRIMITIVES, "patterns")
-        )
-    return primitive
-
-
-def _count(name: str, doc: str, *, minimum: int = 1, default: int | None = None) -> Parameter:
-    """An integer parameter that counts keys or positions."""
-    return Parameter(
-        name=name,
-        type=int,
-        default=REQUIRED if default is None else default,
-        minimum=minimum,
-        maximum=MAX_INTEGER,
-        doc=doc,
-    )
-
-
-_ROWS = (
-    Primitive(name="full", doc="Every key."),
-    Primitive(name="causal", doc="Keys at or before the query's position: k <= q."),
-    Primitive(
-        name="window",
-        parameters=(_count("size", "Keys attended, the query's own position included."),),
-        example="window(5)",
-        doc="The last `size` keys: 0 <= q - k < size.",
-    ),
-    Primitive(
-        name="first",
-        parameters=(_count("count", "Keys attended, from position 0."),),
-        example="first(3)",
-        doc="The first `count` keys, attention sinks or global keys: k < count and k <= q.",
-    ),
-    Primitive(
-        name="chunk",
-        parameters=(_count("size", "Positions of a chunk; the first starts at position 0."),),
-        doc="The query's own chunk of `size` positions: q // size == k // size.",
-        example="chunk(4)",
-    ),
-    Primitive(
-        name="sparsek",
-        parameters=(
-            _count("k", "Keys selected for a query."),
-            _count("lag", "Positions by which selection trails the query.", minimum=0, default=0),
-            Parameter(
-                name="gate",
-                type=str,
-                default="key_value",
-                choices=GATE_MODES,
-                doc="How the gate enters attention.",
-            ),
-        ),
-        soft=True,
-        example="sparsek(k=4)",
-        doc="The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).",
-    ),
-)
-
-PRIMITIVES: Final[Mapping[str, Primitive]] = MappingProxyType({row.name: row for row in _ROWS})

@@ -16,7 +16,7 @@ from attncomp.errors import (
     UnexpectedTextError,
     quoted,
 )
-from attncomp.frontend.catalog import PRIMITIVES
+from attncomp.frontend.primitives import PRIMITIVES
 
 # What begins an item or part of a spec file, and what later versions of the language will need.
 KEYWORDS: Final = frozenset({"pattern", "example", "from", "import", "given"})

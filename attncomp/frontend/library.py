@@ -28,7 +28,7 @@ from attncomp.errors import (
     quoted,
     suggest,
 )
-from attncomp.frontend import catalog
+from attncomp.frontend import primitives
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.catalog import Argument, Primitive, name_hint
 from attncomp.frontend.expand import Definition, expand_call
@@ -135,7 +135,7 @@ class TextScope:
 
     def find(self, name: Name) -> Primitive | Definition:
         """The pattern of that name; UnknownPatternError if there is none."""
-        found: Primitive | Definition | None = catalog.PRIMITIVES.get(name.text)
+        found: Primitive | Definition | None = primitives.PRIMITIVES.get(name.text)
         if found is None and self.library is not None:
             found = self.library.find(name.text)
         found = found or shipped().find(name.text)
@@ -144,7 +144,7 @@ class TextScope:
         return found
 
     def _hint(self, name: str) -> str | None:
-        own = [*catalog.PRIMITIVES, *(self.library or ())]
+        own = [*primitives.PRIMITIVES, *(self.library or ())]
         for file in () if self.library is None else self.library.files:
             if name in file.definitions:
                 return f"{quoted(name)} is private to {printable(file.source.name)}"

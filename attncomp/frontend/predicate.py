@@ -10,8 +10,8 @@ comparison.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
 from typing_extensions import assert_never
 
@@ -116,6 +116,7 @@ class Not:
 
 
 Condition: TypeAlias = "Compare | And | Or | Not"
+Node = TypeVar("Node", bound="Condition | Integer")
 
 
 def _merge(node: And | Or) -> None:
@@ -173,6 +174,18 @@ def extent_of(condition: Condition) -> tuple[int, int]:
         nodes, deepest = nodes + 1, max(deepest, depth)
         left += [(child, depth + 1) for child in children(node)]
     return nodes, deepest
+
+
+def at(node: Node, span: Span | None) -> Node:
+    """The same predicate with all of its parts at one place."""
+    parts: dict[str, Any] = {"span": span}
+    for name in ("left", "right", "operand"):
+        if hasattr(node, name):
+            parts[name] = at(getattr(node, name), span)
+    for name in ("parts", "indices"):
+        if hasattr(node, name):
+            parts[name] = tuple(at(part, span) for part in getattr(node, name))
+    return replace(node, **parts)
 
 
 def children(node: Condition | Integer) -> tuple[Condition | Integer, ...]:

@@ -98,7 +98,7 @@ def _check_arguments(
         for argument, written in zip(arguments, reference.arguments, strict=True)
     }
     matched = target.match(arguments, missing_span=reference.end)
-    for parameter in target.parameters:
+    for parameter in target.form_of(matched):
         if parameter.name not in matched:
             continue
         argument = matched[parameter.name]

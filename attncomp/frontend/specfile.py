@@ -28,7 +28,7 @@ from attncomp.errors import (
     quoted,
     suggest,
 )
-from attncomp.frontend import catalog
+from attncomp.frontend import primitives
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.catalog import REQUIRED, Parameter, Primitive, Value, name_hint
 from attncomp.frontend.expand import Definition, bound_argument, evaluate, expand
@@ -65,7 +65,7 @@ class FileScope:
 
     def find(self, name: Name) -> Primitive | Definition:
         """The pattern of that name; UnknownPatternError if the file sees none."""
-        found = catalog.PRIMITIVES.get(name.text) or self.local(name.text)
+        found = primitives.PRIMITIVES.get(name.text) or self.local(name.text)
         if found is None:
             raise UnknownPatternError(name.span, name=quoted(name.text), hint=self._hint(name.text))
         return found
@@ -78,7 +78,7 @@ class FileScope:
         hint = None if self.elsewhere is None else self.elsewhere(name)
         if hint is not None:
             return hint
-        known = [*catalog.PRIMITIVES, *self.definitions, *self.imported]
+        known = [*primitives.PRIMITIVES, *self.definitions, *self.imported]
         return name_hint(name, known, "patterns")
 
 
@@ -195,7 +195,7 @@ def duplicate(name: Name, first: Span) -> DuplicateNameError:
 
 
 def _check_no_primitive(name: Name) -> None:
-    if name.text in catalog.PRIMITIVES:
+    if name.text in primitives.PRIMITIVES:
         raise ShadowedPrimitiveError(name.span, name=quoted(name.text))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from attncomp.api import compile as compile_pattern
 from attncomp.errors import CallError, ExampleError, printable
 from attncomp.frontend.catalog import (
     MAX_INTEGER,
-    PRIMITIVES,
     REQUIRED,
     Parameter,
     Signature,
@@ -16,6 +17,7 @@ from attncomp.frontend.catalog import (
 )
 from attncomp.frontend.library import Library, shipped
 from attncomp.frontend.parser import parse
+from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.frontend.specfile import Example
 from attncomp.frontend.syntax import Reference
 from attncomp.inspection.drawing import as_characters
@@ -42,7 +44,11 @@ def catalogue_sections(
     sections = []
     for row in PRIMITIVES.values():
         call = row.example or row.name
-        picture = pictured(parse(call), size, seed=seed, name=call)
+        given = {name: torch.tensor(entries) for name, entries in row.given.items()}
+        # Tensors that are given have the length of a thumbnail.
+        picture = pictured(
+            parse(call), _LENGTH if given else size, tensors=given, seed=seed, name=call
+        )
         sections.append(_section(row, "a primitive", picture))
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
@@ -80,7 +86,8 @@ def _picture(example: Example, length: int, seed: int) -> Picture:
 
 
 def _section(row: Signature, origin: str, picture: Picture | None) -> Section:
-    lines = [*row.doc.splitlines(), *map(_parameter_line, row.parameters), f"({origin})"]
+    parameters = [_parameter_line(parameter) for form in row.forms for parameter in form]
+    lines = [*row.doc.splitlines(), *parameters, f"({origin})"]
     lead = "".join(f"{printable(line)}\n" for line in lines)
     if picture is None:
         return Section(title=row.signature, text=lead, file=f"{row.name}.txt")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from typing_extensions import assert_never
 
@@ -18,9 +19,9 @@ from attncomp.errors import (
     quoted,
 )
 from attncomp.frontend import ast
-from attncomp.frontend.predicate import VARIABLES
-from attncomp.ir.affine import index
-from attncomp.ir.conditions import add_condition, equality
+from attncomp.frontend.parser import parse
+from attncomp.frontend.predicate import VARIABLES, Condition, at
+from attncomp.ir.conditions import add_condition
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
 
@@ -33,8 +34,8 @@ def _first(count: int, span: Span | None) -> Op:
     return Box(distance=_PAST, keys=Interval(0, count), span=span)
 
 
-def _chunk(size: int, span: Span | None) -> Op:
-    return equality(index("q").quotient(size), index("k").quotient(size), span)
+def _window(span: Span | None, size: int = 1, before: int = 0, after: int = 0) -> Op:
+    return Box(distance=Interval(-after, max(size, before + 1)), span=span)
 
 
 # One entry a primitive of `attncomp.frontend.catalog`; the keywords are its parameters.
@@ -42,10 +43,21 @@ PRIMITIVE_OPS: Final[Mapping[str, Callable[..., Op]]] = MappingProxyType(
     {
         "full": lambda span: Box(span=span),
         "causal": lambda span: Box(distance=_PAST, span=span),
-        "window": lambda size, span: Box(distance=Interval(0, size), span=span),
+        "window": _window,
         "first": _first,
-        "chunk": _chunk,
         "sparsek": lambda span, **arguments: SparseK(span=span, **arguments),
+    }
+)
+
+# The primitives that are predicates; braces stand for their parameters.
+PRIMITIVE_PREDICATES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "chunk": "q // {size} == k // {size}",
+        "dilated": "0 <= q - k < {size} * {step} and (q - k) % {step} == 0",
+        "strided": "k <= q and (q - k) % {step} == 0",
+        "documents": "documents[b, q] == documents[b, k]",
+        "prefix_lm": "k <= q or k < prefix_lengths[b]",
+        "lifetime": "k <= q < evict[b, h, k]",
     }
 )
 
@@ -68,6 +80,9 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
     match expr:
         case ast.Call():
             arguments: dict[str, Any] = dict(expr.arguments)
+            if expr.name in PRIMITIVE_PREDICATES:
+                text = PRIMITIVE_PREDICATES[expr.name].format(**arguments)
+                return _add_condition(graph, ast.Where(at(_condition(text), expr.span), expr.span))
             return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
         case ast.Where():
             return _add_condition(graph, expr)
@@ -83,6 +98,12 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return _add_complement(graph, expr.operand, expr.span)
         case _:
             assert_never(expr)
+
+
+@functools.lru_cache(maxsize=256)
+def _condition(text: str) -> Condition:
+    """The predicate of a primitive."""
+    return cast(ast.Where, parse(f"where({text})")).condition
 
 
 def _add_condition(graph: Graph, expr: ast.Where) -> NodeId:

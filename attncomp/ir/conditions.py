@@ -81,12 +81,6 @@ def _arithmetic(
             assert_never(operator)
 
 
-def equality(left: Affine, right: Affine, span: Span | None) -> Op:
-    """The pairs for which `left == right`, as one op."""
-    op, _ = _test("==", left - right, span)
-    return op
-
-
 def _add_comparison(
     graph: Graph, relation: syntax.Relation, left: Affine, right: Affine, span: Span | None
 ) -> NodeId:

@@ -23,6 +23,7 @@ from attncomp.runtime.checks import (
     name_of,
     names_of,
 )
+from attncomp.runtime.packing import with_documents
 
 _INTEGER_DTYPES: Final = (
     torch.bool,
@@ -60,6 +61,7 @@ def checked_inputs(
     entries: what the pattern reads of each integer tensor; all others are scores. q is the call's,
     None for a mask.
     """
+    tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
     check_names(tensors, needed, pattern)
     checked = {}
     for name in needed:

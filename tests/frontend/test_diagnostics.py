@@ -39,7 +39,8 @@ DRAWN = [
         error: unknown pattern 'zzz'
          --> <spec>:1:1
           | zzz
-          | ^^^ known patterns: causal, chunk, first, full, sparsek, window
+          | ^^^ known patterns: causal, chunk, dilated, documents, first, full, lifetime, \
+prefix_lm, sparsek, strided, window
         """,
     ),
     (
@@ -130,7 +131,7 @@ DRAWN = [
         error: window needs argument 'size'
          --> <spec>:1:1
           | window - full
-          | ^^^^^^ the signature is window(size)
+          | ^^^^^^ the signature is window(size) or window(before=0, after=0)
         """,
     ),
     (
@@ -140,7 +141,17 @@ DRAWN = [
         error: window takes 1 argument, found 3
          --> <spec>:1:11
           | window(1, 2, 3)
-          |           ^ the signature is window(size)
+          |           ^ the signature is window(size) or window(before=0, after=0)
+        """,
+    ),
+    (
+        "full | window(after=1, size=8)",
+        errors.ArgumentFormError,
+        """
+        error: argument 'size' of window cannot stand beside 'after'
+         --> <spec>:1:24
+          | full | window(after=1, size=8)
+          |                        ^^^^^^ the signature is window(size) or window(before=0, after=0)
         """,
     ),
     (

@@ -17,10 +17,11 @@ from attncomp import errors
 from attncomp.errors import PatternError
 from attncomp.frontend import library as library_module
 from attncomp.frontend.ast import to_text
-from attncomp.frontend.catalog import PRIMITIVES, Argument
+from attncomp.frontend.catalog import Argument
 from attncomp.frontend.library import Library, shipped, shipped_folder
 from attncomp.frontend.limits import MAX_CHARACTERS
 from attncomp.frontend.parser import parse
+from attncomp.frontend.primitives import PRIMITIVES
 
 Files = Callable[..., Library]
 

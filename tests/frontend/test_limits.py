@@ -14,9 +14,10 @@ import attncomp
 from attncomp import errors
 from attncomp import patterns as P
 from attncomp.frontend.ast import Expr, Union
-from attncomp.frontend.catalog import PRIMITIVES, Parameter
+from attncomp.frontend.catalog import Parameter
 from attncomp.frontend.limits import MAX_CHARACTERS, MAX_NESTING, MAX_NODES
 from attncomp.frontend.parser import parse
+from attncomp.frontend.primitives import PRIMITIVES
 
 
 @pytest.mark.parametrize("deeper", [lambda p: ~p, lambda p: p - P.full(), lambda p: P.full() - p])

@@ -22,8 +22,9 @@ from attncomp.frontend.ast import (
     dump,
     to_text,
 )
-from attncomp.frontend.catalog import MAX_INTEGER, PRIMITIVES, Argument, Parameter, Primitive
+from attncomp.frontend.catalog import MAX_INTEGER, Argument, Parameter, Primitive
 from attncomp.frontend.parser import parse
+from attncomp.frontend.primitives import PRIMITIVES
 
 FULL = Call("full", ())
 CAUSAL = Call("causal", ())
@@ -213,9 +214,9 @@ def test_canonical_text_has_no_needless_parentheses(tree: Expr) -> None:
 def test_rows_are_consistent(primitive: Primitive) -> None:
     assert PRIMITIVES[primitive.name] is primitive
     assert primitive.name.isidentifier() and primitive.doc.endswith(".")
-    names = [parameter.name for parameter in primitive.parameters]
-    assert len(set(names)) == len(names)
-    for parameter in primitive.parameters:
+    parameters = [parameter for form in primitive.forms for parameter in form]
+    assert len({parameter.name for parameter in parameters}) == len(parameters)
+    for parameter in parameters:
         assert parameter.doc.endswith(".")
         if isinstance(parameter.default, int | float | str):
             checked = parameter.check(primitive.name, Argument(None, parameter.default))
@@ -224,7 +225,9 @@ def test_rows_are_consistent(primitive: Primitive) -> None:
 
 def test_signature() -> None:
     assert PRIMITIVES["full"].signature == "full"
-    assert PRIMITIVES["window"].signature == "window(size)"
+    assert PRIMITIVES["first"].signature == "first(count)"
+    both = "window(size) or window(before=0, after=0)"
+    assert PRIMITIVES["window"].signature == both
     assert PRIMITIVES["sparsek"].signature == 'sparsek(k, lag=0, gate="key_value")'
 
 
@@ -243,7 +246,7 @@ class TestOtherTypes:
         ("written", "value"), [("2", 2.0), ("0.5", 0.5), ("1e3", 1000.0), ("1_0.", 10.0)]
     )
     def test_numbers(self, monkeypatch: pytest.MonkeyPatch, written: str, value: float) -> None:
-        monkeypatch.setattr("attncomp.frontend.catalog.PRIMITIVES", {"scaled": SCALED})
+        monkeypatch.setattr("attncomp.frontend.primitives.PRIMITIVES", {"scaled": SCALED})
         tree = parse(f"scaled({written}, wrap=True)")
         assert tree == Call("scaled", (("factor", value), ("wrap", True)))
         assert isinstance(tree, Call) and type(tree.arguments[0][1]) is float
@@ -261,7 +264,7 @@ class TestOtherTypes:
         ],
     )
     def test_bad_values(self, monkeypatch: pytest.MonkeyPatch, written: str, message: str) -> None:
-        monkeypatch.setattr("attncomp.frontend.catalog.PRIMITIVES", {"scaled": SCALED})
+        monkeypatch.setattr("attncomp.frontend.primitives.PRIMITIVES", {"scaled": SCALED})
         with pytest.raises(errors.PatternError) as caught:
             parse(f"scaled({written})")
         assert caught.value.message.endswith(message)
@@ -279,7 +282,7 @@ def test_trees_are_frozen() -> None:
         window(3).name = "full"  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("text", ["causal", "window(size=3)", "first(count=2)"])
+@pytest.mark.parametrize("text", ["causal", "chunk(size=2)", "strided(step=2)", "first(count=2)"])
 def test_conditions_of_the_catalog_are_what_patterns_mean(text: str) -> None:
     call = parse(text)
     assert isinstance(call, Call)

@@ -214,7 +214,8 @@ DRAWN = [
         error: window takes 1 argument, found 2
          --> my.attn:1:31
           | pattern a(n: int) = window(n, 2)
-          |                               ^ the signature is window(size)
+          |                               ^ the signature is window(size) or \
+window(before=0, after=0)
         """,
     ),
     (

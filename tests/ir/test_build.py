@@ -15,9 +15,9 @@ from attncomp.errors import (
     SubscriptError,
     TensorNameError,
 )
-from attncomp.frontend.catalog import PRIMITIVES
 from attncomp.frontend.parser import parse
-from attncomp.ir.build import PRIMITIVE_OPS, build
+from attncomp.frontend.primitives import PRIMITIVES
+from attncomp.ir.build import PRIMITIVE_OPS, PRIMITIVE_PREDICATES, build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import ALL, Box, Complement, Intersection, Interval, Op, SparseK, Union
 from attncomp.ir.oracle import gate_matrix
@@ -28,7 +28,8 @@ def ops_of(graph: Graph) -> list[Op]:
 
 
 def test_every_primitive_has_an_op() -> None:
-    assert set(PRIMITIVE_OPS) == set(PRIMITIVES)
+    assert {*PRIMITIVE_OPS, *PRIMITIVE_PREDICATES} == set(PRIMITIVES)
+    assert not set(PRIMITIVE_OPS) & set(PRIMITIVE_PREDICATES)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,9 @@ def test_every_primitive_has_an_op() -> None:
         ("full", Box(distance=ALL, keys=ALL)),
         ("causal", Box(distance=Interval(0, None))),
         ("window(256)", Box(distance=Interval(0, 256))),
+        ("window(before=8)", Box(distance=Interval(0, 9))),
+        ("window(after=3)", Box(distance=Interval(-3, 1))),
+        ("window(before=2, after=3)", Box(distance=Interval(-3, 3))),
         ("first(4)", Box(distance=Interval(0, None), keys=Interval(0, 4))),
         ("sparsek(512)", SparseK(k=512)),
         (

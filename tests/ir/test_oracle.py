@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Any, NamedTuple
@@ -92,23 +93,29 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
 
 def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
     arguments: dict[str, Any] = dict(call.arguments)
-    match call.name:
-        case "full":
-            return 1.0
-        case "causal":
-            return float(key <= q)
-        case "window":
-            return float(0 <= q - key < arguments["size"])
-        case "first":
-            return float(key <= q and key < arguments["count"])
-        case "chunk":
-            return float(q // arguments["size"] == key // arguments["size"])
+    if call.name != "sparsek":
+        return float(CRISP[call.name](q, key, **arguments))
     prefix = u[: max(0, q - arguments["lag"] + 1)]
     if key not in selected_keys(prefix, arguments["k"]):
         return 0.0
     if arguments["gate"] == "hard":
         return 1.0
     return prefix_gates(tuple(prefix), arguments["k"])[key]
+
+
+def in_window(q: int, key: int, size: int = 1, before: int = 0, after: int = 0) -> bool:
+    return key in range(q - max(size - 1, before), q + after + 1)
+
+
+CRISP: dict[str, Callable[..., bool]] = {
+    "full": lambda q, key: True,
+    "causal": lambda q, key: key <= q,
+    "window": in_window,
+    "first": lambda q, key, count: key <= q and key < count,
+    "chunk": lambda q, key, size: q // size == key // size,
+    "dilated": lambda q, key, size, step: key in range(q, q - size * step, -step),
+    "strided": lambda q, key, step: key in range(q, -1, -step),
+}
 
 
 class _Entries:

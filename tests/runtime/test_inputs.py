@@ -166,3 +166,55 @@ def test_torch_compile_and_gradients(generator: torch.Generator) -> None:
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-4)
     wanted = torch.autograd.grad(expected.square().sum(), (q, k))
     torch.testing.assert_close((dq, dk), wanted, atol=1e-4, rtol=1e-3)
+
+
+# Documents by their cumulative lengths
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_cumulative_lengths_are_documents(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Those of FlashAttention: a document may be empty, and what is left over is one more."""
+    lengths = torch.tensor([0, 3, 3, 8], dtype=dtype)
+    ids = torch.tensor([[0, 0, 0, 2, 2, 2, 2, 2, 3, 3]])
+    packed = attncomp.compile("documents & causal")
+    assert packed.mask(10, cu_seqlens=lengths).equal(packed.mask(10, documents=ids))
+    q, k, v = (torch.randn(2, 2, 10, 16, generator=generator) for _ in range(3))
+    assert packed(q, k, v, cu_seqlens=lengths).equal(packed(q, k, v, documents=ids))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"cu_seqlens": integers(3), "documents": integers(1, 10)},
+            "cu_seqlens: expected none beside 'documents', found both",
+        ),
+        (
+            {"cu_seqlens": integers(1)},
+            "cu_seqlens: expected shape [D + 1] with D >= 1, found [1]",
+        ),
+        (
+            {"cu_seqlens": integers(1, 3)},
+            "cu_seqlens: expected shape [D + 1] with D >= 1, found [1, 3]",
+        ),
+        (
+            {"cu_seqlens": torch.zeros(3)},
+            "cu_seqlens: expected dtype int32 or int64, found float32",
+        ),
+        (
+            {"cu_seqlens": integers(3).to("meta")},
+            "cu_seqlens: expected device cpu, q's own, found meta",
+        ),
+    ],
+)
+def test_wrong_cumulative_lengths(tensors: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(CallError) as caught:
+        call("documents & causal", **tensors)
+    assert str(caught.value) == f"{message} (pattern 'documents & causal')"
+
+
+def test_a_tensor_of_that_name() -> None:
+    """What the pattern itself calls cu_seqlens is passed on as it is."""
+    spec = "documents & where(cu_seqlens[q] == cu_seqlens[k])"
+    given = {"cu_seqlens": torch.arange(10), "documents": integers(1, 10)}
+    assert attncomp.compile(spec).mask(10, **given)[0, 0].equal(torch.eye(10).double())

@@ -1,0 +1,127 @@
+"""The primitives of the pattern language: one row of a table each.
+
+To add a primitive, add a row to `_ROWS`; its meaning as a gate function g(b, h, q, k) is given
+where the IR is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from attncomp.errors import Span, UnknownPatternError, quoted
+from attncomp.frontend.catalog import (
+    GATE_MODES,
+    MAX_INTEGER,
+    REQUIRED,
+    Parameter,
+    Primitive,
+    name_hint,
+)
+
+
+def _count(name: str, doc: str, *, minimum: int = 1, default: int | None = None) -> Parameter:
+    """An integer parameter that counts keys or positions."""
+    return Parameter(
+        name=name,
+        type=int,
+        default=REQUIRED if default is None else default,
+        minimum=minimum,
+        maximum=MAX_INTEGER,
+        doc=doc,
+    )
+
+
+_ROWS = (
+    Primitive(name="full", doc="Every key."),
+    Primitive(name="causal", doc="Keys at or before the query's position: k <= q."),
+    Primitive(
+        name="window",
+        parameters=(_count("size", "Keys attended, the query's own position included."),),
+        choices=(
+            (
+                _count("before", "Keys before the query's own.", minimum=0, default=0),
+                _count("after", "Keys after the query's own.", minimum=0, default=0),
+            ),
+        ),
+        example="window(5)",
+        doc="The last `size` keys, 0 <= q - k < size; or -after <= q - k <= before.",
+    ),
+    Primitive(
+        name="first",
+        parameters=(_count("count", "Keys attended, from position 0."),),
+        example="first(3)",
+        doc="The first `count` keys, attention sinks or global keys: k < count and k <= q.",
+    ),
+    Primitive(
+        name="chunk",
+        parameters=(_count("size", "Positions of a chunk; the first starts at position 0."),),
+        doc="The query's own chunk of `size` positions: q // size == k // size.",
+        example="chunk(4)",
+    ),
+    Primitive(
+        name="dilated",
+        parameters=(
+            _count("size", "Keys attended, the query's own included."),
+            _count("step", "Distance between neighbouring keys."),
+        ),
+        doc="Every `step`-th key back from the query's, `size` in all: a window with gaps.",
+        example="dilated(4, 3)",
+    ),
+    Primitive(
+        name="strided",
+        parameters=(_count("step", "Distance between neighbouring keys."),),
+        doc="Every `step`-th key back from the query's: (q - k) % step == 0 and k <= q.",
+        example="strided(4)",
+    ),
+    Primitive(
+        name="documents",
+        doc="The keys of the query's own document, before and after it.\n"
+        "Takes `documents` [B or 1, Nk], the id of each position's document, in any order; or, in\n"
+        "its place, `cu_seqlens`, the cumulative lengths 0, n1, n1 + n2, ..., Nk of documents\n"
+        "that follow each other.",
+        given={"documents": [[0] * 5 + [1] * 8 + [2] * 3]},
+    ),
+    Primitive(
+        name="prefix_lm",
+        doc="A prefix that every query sees, then causal: k <= q or k < prefix_lengths[b].\n"
+        "Takes `prefix_lengths` [B or 1], the number of keys in each row's prefix.",
+        given={"prefix_lengths": [5]},
+    ),
+    Primitive(
+        name="lifetime",
+        doc="Keys until they are evicted: k <= q < evict[b, h, k].\n"
+        "Takes `evict` [B or 1, H dividing Hq, Nk], the first position that has lost each key.",
+        given={"evict": [[[16, 3, 4, 16, 7, 9, 8, 16, 10, 16, 13, 14, 13, 16, 16, 16]]]},
+    ),
+    Primitive(
+        name="sparsek",
+        parameters=(
+            _count("k", "Keys selected for a query."),
+            _count("lag", "Positions by which selection trails the query.", minimum=0, default=0),
+            Parameter(
+                name="gate",
+                type=str,
+                default="key_value",
+                choices=GATE_MODES,
+                doc="How the gate enters attention.",
+            ),
+        ),
+        soft=True,
+        example="sparsek(k=4)",
+        doc="The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).",
+    ),
+)
+
+PRIMITIVES: Final[Mapping[str, Primitive]] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def lookup(name: str, span: Span | None = None) -> Primitive:
+    """The primitive called `name`; UnknownPatternError at `span`, with a suggestion, if none is."""
+    primitive = PRIMITIVES.get(name)
+    if primitive is None:
+        raise UnknownPatternError(
+            span, name=quoted(name), hint=name_hint(name, PRIMITIVES, "patterns")
+        )
+    return primitive
