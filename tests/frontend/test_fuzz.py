@@ -6,7 +6,6 @@ Run many more by hand: `python tests/frontend/test_fuzz.py 1000000 [seed]`.
 from __future__ import annotations
 
 import random
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from attncomp.frontend.reader import tokens
 
 SEED = 20240616
 COUNT = 4000
+LIMIT = 0.010  # seconds of CPU time a text
 
 GOOD = (
     "sparsek(k=512, lag=256) | window(256)",
@@ -110,6 +110,24 @@ def try_file(text: str) -> bool:
     return True
 
 
+def read(text: str, *, is_file: bool) -> None:
+    """What is timed: reading the text, and drawing the error if it has one."""
+    try:
+        Library.of(Source("my.attn", text)) if is_file else parse(text)
+    except PatternError as error:
+        str(error)
+
+
+def seconds_of(text: str, *, is_file: bool) -> float:
+    """CPU time; a slow text has two more tries, as the garbage of other tests is collected here."""
+    taken = []
+    while len(taken) < 3 and not (taken and min(taken) < LIMIT):
+        start = time.process_time()
+        read(text, is_file=is_file)
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
 def fuzz(count: int, seed: int) -> tuple[int, int, list[float]]:
     """Tries `count` texts and files; how many were patterns and files, and the seconds of each."""
     rng = random.Random(seed)
@@ -119,13 +137,12 @@ def fuzz(count: int, seed: int) -> tuple[int, int, list[float]]:
     for number in range(count):
         attempt = (try_text, try_file)[number % 2]
         text = random_text(rng, (GOOD, GOOD_FILES)[number % 2])
-        start = time.perf_counter()
         try:
+            seconds.append(seconds_of(text, is_file=attempt is try_file))
             good[attempt] += attempt(text)
         except BaseException:
             print(f"text: {text!r}")
             raise
-        seconds.append(time.perf_counter() - start)
     return good[try_text], good[try_file], seconds
 
 
@@ -143,7 +160,7 @@ def test_fuzz() -> None:
     texts, files, seconds = fuzz(COUNT, SEED)
     for good in (texts, files):
         assert 0.02 * COUNT / 2 < good < 0.98 * COUNT / 2  # both outcomes are tried
-    assert statistics.median(seconds) < 0.010
+    assert max(seconds) < LIMIT
 
 
 def test_fuzz_with_a_fresh_seed(seed: int) -> None:
