@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attncomp import knobs
-from attncomp.codegen.emit import render
+from attncomp.codegen.emit import render_all
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, suggest
@@ -270,8 +270,8 @@ class CompiledPattern:
 
     @property
     def source(self) -> str:
-        """The generated module for `plan`, as text."""
-        return render(self.plan)
+        """The generated module for `plan`, or modules, as text."""
+        return render_all(self.plan)
 
     def explain(self) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""

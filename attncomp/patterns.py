@@ -319,7 +319,7 @@ def sparse_transformer_strided(stride: int = 128) -> Expr:
     """Strided attention of Sparse Transformers, both factors in one head (arXiv 1904.10509).
 
     The last `stride` keys, and each key a multiple of `stride` positions back. At most
-    `stride + Nk / stride` keys a query, but visits every key of the past: no faster than `causal`.
+    `stride + Nk / stride` keys a query, the distant ones by classes of positions.
     """
     return _shipped("sparse_transformer_strided", stride=stride)
 

@@ -18,6 +18,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
+from attncomp.runtime.strides import Kernels, composed
 
 # `{mode}` stands for a gate mode.
 PATTERNS = (
@@ -71,6 +72,10 @@ def make_plan(
     plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern))
     if tile is None:
         return plan
+    return _tiled(plan, tile, full_tiles)
+
+
+def _tiled(plan: KernelPlan, tile: tuple[int, int], full_tiles: bool) -> KernelPlan:
     queries, keys = tile
     return dataclasses.replace(
         plan,
@@ -81,7 +86,21 @@ def make_plan(
             dataclasses.replace(sweep, full_tiles=full_tiles and _may_be_full(sweep))
             for sweep in plan.sweeps
         ),
+        strided=tuple(
+            dataclasses.replace(part, plan=_tiled(part.plan, tile, full_tiles))
+            for part in plan.strided
+        ),
     )
+
+
+def kernels_of(plan: KernelPlan) -> Kernels:
+    """The functions of the plan's modules."""
+
+    def load(module_plan: KernelPlan) -> Kernels:
+        module = module_of(module_plan)
+        return Kernels(module.select, module.forward, module.backward)
+
+    return composed(plan, load)
 
 
 def run_module(
@@ -93,7 +112,7 @@ def run_module(
     scores: tuple[Tensor, ...] | None = None,
 ) -> tuple[Result, tuple[Tensor, ...]]:
     """Outputs and gradients of the plan's module, with the gradients of all scores apart."""
-    module = module_of(plan)
+    module = kernels_of(plan)
     if scores is None:
         scores = (inputs.scores,) * len(plan.scores)
     state = (*module.select(scores, inputs.q.shape[2]), *(inputs.given[t] for t in plan.tensors))

@@ -25,6 +25,7 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import DtypeName, Problem
 from attncomp.runtime.loader import load_module
+from attncomp.runtime.strides import Kernels, composed
 
 
 @contextmanager
@@ -112,9 +113,14 @@ def load_plan(plan: KernelPlan) -> ModuleType:
     return load_module(path, name)
 
 
-def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool = True) -> Result:
-    """Outputs and gradients of a plan's module whose selections all rank by `inputs.scores`."""
+def _load(plan: KernelPlan) -> Kernels:
     module = load_plan(plan)
+    return Kernels(module.select, module.forward, module.backward)
+
+
+def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool = True) -> Result:
+    """Outputs and gradients of a plan whose selections all rank by `inputs.scores`."""
+    module = composed(plan, _load)
     state = module.select((inputs.scores,) * len(plan.scores), inputs.q.shape[2])
     state = (*state, *(inputs.given[name] for name in plan.tensors))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)

@@ -50,8 +50,13 @@ def _padded(size: int) -> bool:
     return size & (size - 1) != 0
 
 
+def render_all(plan: KernelPlan) -> str:
+    """The source of all modules of a plan, one below the other."""
+    return "\n\n".join(map(render, plan.modules))
+
+
 def render(plan: KernelPlan) -> str:
-    """The Python source of the plan's module: `select`, `forward` and `backward`."""
+    """The Python source of one module: `select`, `forward` and `backward`."""
     dialect = expressions.DIALECTS[plan.problem.backend]
     template = _environment().get_template(f"{plan.problem.backend}/module.py.jinja")
     return template.render(

@@ -15,6 +15,7 @@ from attncomp.codegen.plan import (
     Selected,
     SelectionPlan,
     Smallest,
+    StridedPart,
     SweepPlan,
 )
 from attncomp.frontend.ast import Expr, to_text
@@ -31,6 +32,7 @@ from attncomp.ir.ops import (
     Union,
 )
 from attncomp.ir.passes import Callback, pipeline, run
+from attncomp.ir.passes.stride import class_graph
 from attncomp.ir.printer import box_condition, box_name, condition_text, place, selection_text
 from attncomp.ir.schedule import Problem, Schedule, Tile
 
@@ -54,6 +56,7 @@ def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
     partition = graph.op(graph.root)
     if not isinstance(partition, Partition) or partition.schedule is None:
         raise ValueError(f"expected a scheduled partition, found {type(partition).__name__}")
+    sweeps = [cast(Sweep, graph.op(node)) for node in graph.operands(graph.root)]
     selections = _selections(graph)
     scores = tuple(dict.fromkeys(op.scores for op in selections.ops))
     modes = {op.gate for op in selections.ops}
@@ -65,12 +68,28 @@ def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
         ),
         sweeps=tuple(
             _sweep_plan(graph, node, selections, partition.schedule)
-            for node in graph.operands(graph.root)
+            for node, sweep in zip(graph.operands(graph.root), sweeps, strict=True)
+            if sweep.step == 1
         ),
         problem=problem,
         schedule=partition.schedule,
+        strided=tuple(
+            _strided_part(graph, step, selections, partition.schedule, problem)
+            for step in sorted({sweep.step for sweep in sweeps if sweep.step > 1})
+        ),
         pattern=pattern,
     )
+
+
+def _strided_part(
+    graph: Graph, step: int, selections: _Selections, schedule: Schedule, problem: Problem
+) -> StridedPart:
+    nodes = [n for n in graph.operands(graph.root) if cast(Sweep, graph.op(n)).step == step]
+    inner = class_graph([cast(Sweep, graph.op(node)) for node in nodes], step)
+    sweeps = tuple(_sweep_plan(graph, node, selections, schedule) for node in nodes)
+    title = f"one class modulo {step} of {' and '.join(sweep.label for sweep in sweeps)}"
+    plan = plan_of(run(inner, pipeline(problem)), problem, title)
+    return StridedPart(step=step, sweeps=sweeps, plan=plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,7 @@ def _sweep_plan(
         bounds=op.bounds,
         condition=op.condition,
         full_tiles=full_tiles,
+        step=op.step,
         label=_label(op, source, plan_gate, absent, residual, selections.ops),
         origin="" if op.span is None else f"{op.span.source.name}:{place(op.span)}",
     )

@@ -6,7 +6,7 @@ only labels the plan (texts and spans of the user's spec) takes no part in equal
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, GateMode
@@ -77,7 +77,8 @@ class SweepPlan:
     of comparisons that a pair must satisfy; empty: none is needed. For a contiguous sweep it is
     the mask of tiles that are not full. condition: what else a pair must meet, tests of its
     indices. gate: None for a gate of 1. full_tiles: whether tiles that
-    need no mask are visited by a loop of their own, without mask code.
+    need no mask are visited by a loop of their own, without mask code. step: 1, or what divides
+    the distances of all pairs (`StridedPart`).
     """
 
     source: int | None
@@ -88,6 +89,7 @@ class SweepPlan:
     bounds: Bounds | None
     condition: Condition = ALWAYS
     full_tiles: bool = False
+    step: int = 1
     label: str = field(compare=False)
     origin: str = field(default="", compare=False)
 
@@ -99,11 +101,25 @@ class SweepPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StridedPart:
+    """Sweeps over pairs whose distance is a multiple of `step`.
+
+    plan: that of the same pairs among the positions of one remainder modulo step, a row of the
+    batch each: what is `step` apart stands side by side in it.
+    """
+
+    step: int
+    sweeps: tuple[SweepPlan, ...] = field(compare=False)
+    plan: KernelPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPlan:
     """All that a generated module depends on.
 
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
-    score tensors, in the order in which `select` takes them.
+    score tensors, in the order in which `select` takes them. strided: parts of the pattern with
+    kernels of their own, which share the softmax with the sweeps.
     """
 
     mode: GateMode | None
@@ -112,7 +128,19 @@ class KernelPlan:
     sweeps: tuple[SweepPlan, ...]
     problem: Problem
     schedule: Schedule
+    strided: tuple[StridedPart, ...] = ()
     pattern: str = field(compare=False)
+
+    @property
+    def all_sweeps(self) -> tuple[SweepPlan, ...]:
+        """The sweeps, and those of the strided parts, in terms of the whole pattern."""
+        return (*self.sweeps, *(sweep for part in self.strided for sweep in part.sweeps))
+
+    @property
+    def modules(self) -> tuple[KernelPlan, ...]:
+        """The plans without strided parts that make up this one, a generated module each."""
+        own = (replace(self, strided=()),) if self.sweeps or not self.strided else ()
+        return (*own, *(module for part in self.strided for module in part.plan.modules))
 
     @property
     def tensors(self) -> tuple[str, ...]:

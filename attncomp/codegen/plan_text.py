@@ -27,6 +27,9 @@ def plan_text(plan: KernelPlan) -> str:
         )
     for index, sweep in enumerate(plan.sweeps):
         lines += [f"sweep {index}:", *(_INDENT + line for line in _sweep_lines(sweep))]
+    for part in plan.strided:
+        inner = plan_text(part.plan).splitlines()
+        lines += [f"classes modulo {part.step}:", *(_INDENT + line for line in inner)]
     lines += ["schedule:", *(_INDENT + line for line in schedule_lines(plan.schedule))]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attncomp.api import compile as compile_pattern
-from attncomp.codegen.emit import render
+from attncomp.codegen.emit import render_all
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
@@ -79,7 +79,7 @@ def stage_section(compilation: Compilation, stage: str) -> Section:
             text = plan_text(compilation.plan)
             return Section(title="plan", text=text, lexer="yaml", file="plan.txt")
         case "source":
-            text = render(compilation.plan)
+            text = render_all(compilation.plan)
             return Section(title="source", text=text, lexer="python", file="source.py")
         case "explain":
             shapes = compile_pattern(compilation.expr).shapes

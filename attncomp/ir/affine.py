@@ -155,8 +155,12 @@ class Affine:
 
     def replace(self, names: Mapping[IndexName, IndexName]) -> Affine:
         """The same expression of other indices."""
+        return self.substitute({old: index(new) for old, new in names.items()})
+
+    def substitute(self, values: Mapping[IndexName, Affine]) -> Affine:
+        """The expression with expressions in place of indices."""
         return _sum(
-            [*((_replaced(t, names), c) for t, c in self.terms), (constant(1), self.constant)]
+            [*((_substituted(t, values), c) for t, c in self.terms), (constant(1), self.constant)]
         )
 
     @property
@@ -327,17 +331,17 @@ def _evaluated(t: Term, values: Mapping[IndexName, int]) -> int:
             assert_never(t)
 
 
-def _replaced(t: Term, names: Mapping[IndexName, IndexName]) -> Affine:
+def _substituted(t: Term, values: Mapping[IndexName, Affine]) -> Affine:
     match t:
         case Index(name):
-            return index(names.get(name, name))
+            return values[name] if name in values else index(name)
         case Quotient(value, divisor):
-            return value.replace(names).quotient(divisor)
+            return value.substitute(values).quotient(divisor)
         case Remainder(value, divisor):
-            return value.replace(names).remainder(divisor)
+            return value.substitute(values).remainder(divisor)
         case Product(left, right):
-            return left.replace(names).times(right.replace(names))
+            return left.substitute(values).times(right.substitute(values))
         case Entry(tensor, indices):
-            return term(Entry(tensor, tuple(i.replace(names) for i in indices)))
+            return term(Entry(tensor, tuple(i.substitute(values) for i in indices)))
         case _:
             assert_never(t)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from typing_extensions import assert_never
 
@@ -10,7 +10,7 @@ from attncomp.errors import DivisorError, PredicateRangeError, Span, SubscriptEr
 from attncomp.frontend import predicate as syntax
 from attncomp.ir.affine import Affine, Entry, Remainder, constant, index, term
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, Union, Where
+from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, TestRelation, Union, Where
 
 _LIMIT: Final = 1 << 61  # of any number that a predicate computes on its way
 _NOWHERE: Final = Interval(0, 0)
@@ -84,21 +84,29 @@ def _arithmetic(
 def _add_comparison(
     graph: Graph, relation: syntax.Relation, left: Affine, right: Affine, span: Span | None
 ) -> NodeId:
+    kind: TestRelation
     match relation:
         case "==" | "!=":
-            op, holds = _test("==", left - right, span)
+            kind, value = "==", left - right
         case ">=" | "<":
-            op, holds = _test(">=", left - right, span)
+            kind, value = ">=", left - right
         case "<=" | ">":
-            op, holds = _test(">=", right - left, span)
+            kind, value = ">=", right - left
         case _:
             assert_never(relation)
+    return add_test(graph, kind, value, relation in ("==", ">=", "<="), span)
+
+
+def add_test(
+    graph: Graph, relation: TestRelation, value: Affine, wanted: bool, span: Span | None
+) -> NodeId:
+    """Add the pairs for which `value relation 0` is `wanted`."""
+    op, holds = _test(relation, value, span)
     node = graph.add(op)
-    wanted = relation in ("==", ">=", "<=")
     return node if holds == wanted else graph.add(Complement(span=span), [node])
 
 
-def _test(relation: Literal["==", ">="], value: Affine, span: Span | None) -> tuple[Op, bool]:
+def _test(relation: TestRelation, value: Affine, span: Span | None) -> tuple[Op, bool]:
     """`value relation 0` as an op, and whether it is the op that holds or its complement.
 
     Of the two signs that say the same, the first coefficient is positive; the coefficients have

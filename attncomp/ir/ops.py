@@ -58,6 +58,8 @@ class Interval:
 
 ALL = Interval()
 
+TestRelation: TypeAlias = Literal["==", ">="]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
@@ -90,7 +92,7 @@ class Where:
     q and k are positions, h is the query head, b the row of the batch and n the number of keys.
     """
 
-    relation: Literal["==", ">="]
+    relation: TestRelation
     value: Affine
     span: Span | None = field(default=None, compare=False)
 
@@ -209,13 +211,16 @@ class Sweep:
     Operands: the gate (a constant-1 Box for crisp sweeps), then, if `gathered`, the SparseK whose
     index list is walked, then the SparseK selections that must not have selected the pair. Pairs of
     a gathered sweep are selected by the source. `boxes` are disjoint; a contiguous sweep has one.
-    `bounds`, set by the bound pass, has one entry a box of a contiguous sweep.
+    `bounds`, set by the bound pass, has one entry a box of a contiguous sweep. `step`, set by the
+    stride pass: the distances of all pairs are multiples of it, and the positions of one remainder
+    modulo it are visited by themselves.
     """
 
     boxes: tuple[Box, ...]
     gathered: bool
     condition: Condition = ALWAYS
     bounds: Bounds | None = None
+    step: int = 1
     span: Span | None = field(default=None, compare=False)
 
 

@@ -177,6 +177,7 @@ def _sweep_lines(op: Sweep, operands: list[str]) -> list[str]:
     boxes = [f"box {box_condition(box)}" for box in op.boxes]
     where = condition_text(op.condition)
     boxes += [f"where {where}"] if where else []
+    boxes += [f"in classes modulo {op.step}"] if op.step > 1 else []
     return [head, *boxes, *([] if op.bounds is None else bounds_lines(op.bounds))]
 
 

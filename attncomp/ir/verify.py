@@ -117,6 +117,7 @@ def _check_sweep(graph: Graph, node: NodeId, op: Sweep) -> None:
     crisp = graph.op(gate) == Box()
     if op.gathered:
         _require(op.bounds is None, "a gathered sweep has bounds")
+        _require(op.step == 1, "a gathered sweep has a step")
     else:
         _require(crisp, "the gate of a contiguous sweep is not constant")
         _require(len(op.boxes) == 1, f"expected one box, found {len(op.boxes)}")

@@ -69,7 +69,7 @@ class Picture:
 
     def visitor(self) -> Tensor:
         """The first sweep that visits each pair, attended or not, -1 for none: [Nq, Nk] int64."""
-        visitor = torch.full_like(self.sweep, len(self.titles))
+        visitor = torch.where(self.sweep < 0, len(self.titles), self.sweep)
         for tile in self.tiles:
             rows = visitor[tile.queries.start : tile.queries.stop]
             rows[:, tile.keys.start : tile.keys.stop].clamp_(max=tile.sweep)
@@ -105,16 +105,18 @@ def picture(
 
     gate = dense(graph)
     selected = tuple(_selected(s, dense) for s in plan.selections)
-    met = [_one(pairs.meeting(sweep.condition), place) for sweep in plan.sweeps]
+    met = [_one(pairs.meeting(sweep.condition), place) for sweep in plan.all_sweeps]
     sweep = torch.full(gate.shape, -1, dtype=torch.int64)
-    for index, sweep_plan in enumerate(plan.sweeps):
+    for index, sweep_plan in enumerate(plan.all_sweeps):
         own = _attends(sweep_plan, gate.shape, selected) & met[index]
         sweep[own & (gate != 0)] = index
     tiles: list[Tile] = []
     lists: list[KeyList] = []
     for start in range(0, n_queries, tile[0]):
         queries = range(start, min(start + tile[0], n_queries))
-        for index, sweep_plan in enumerate(plan.sweeps):
+        for index, sweep_plan in enumerate(plan.all_sweeps):
+            if sweep_plan.step > 1:
+                continue  # its tiles hold the pairs of a class, which it attends
             if sweep_plan.source is None:
                 tiles += _tiles(index, sweep_plan, queries, n_keys - n_queries, n_keys, tile[1])
             else:
@@ -123,7 +125,7 @@ def picture(
     return Picture(
         gate=gate,
         sweep=sweep,
-        titles=tuple(sweep.label for sweep in plan.sweeps),
+        titles=tuple(sweep.label for sweep in plan.all_sweeps),
         tile=tile,
         tiles=tuple(tiles),
         lists=tuple(lists),

@@ -149,7 +149,7 @@ def _tile(tile: object, n_keys: int) -> tuple[int, int]:
 def _length(plan: KernelPlan) -> int:
     """The least length at which no size in the pattern covers more than two thirds of the keys."""
     sizes = [selection.k + selection.lag for selection in plan.selections]
-    for sweep in plan.sweeps:
+    for sweep in plan.all_sweeps:
         for box in sweep.box:
             ends = (box.distance.lower, box.distance.upper, box.keys.lower, box.keys.upper)
             sizes += [abs(end) for end in ends if end is not None]

@@ -106,7 +106,7 @@ def compile_plan(plan: KernelPlan, target: str) -> list[KernelReport]:
     _require_compiler()
     reports: list[KernelReport] = []
     counts: dict[str, int] = {}
-    for launch in _record(plan, target):
+    for launch in (launch for module in plan.modules for launch in _record(module, target)):
         name = launch.kernel.__name__
         counts[name] = counts.get(name, 0) + 1
         shown = name if counts[name] == 1 else f"{name}#{counts[name]}"

@@ -46,11 +46,13 @@ def explain(
 
 
 def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
-    for number, sweep in enumerate(plan.sweeps):
+    for number, sweep in enumerate(plan.all_sweeps):
         limit = _limit(plan, sweep)
-        keys = "all keys there" if limit is None else f"at most {limit} keys a query"
+        there = "all keys there" if sweep.step == 1 else f"one in {sweep.step} of the keys there"
+        keys = there if limit is None else f"at most {limit} keys a query"
         gate = "" if sweep.gate is None or plan.mode == "hard" else f", gate {sweep.gate}"
-        yield f"sweep {number}", f"{sweep.label}; {keys}{gate}"
+        classes = f" in classes modulo {sweep.step}" if sweep.step > 1 else ""
+        yield f"sweep {number}", f"{sweep.label}{classes}; {keys}{gate}"
 
 
 def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
@@ -58,7 +60,7 @@ def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
     widths = [_width(_range(box, sweep)) for box in sweep.box]
     reached = None if None in widths else sum(width for width in widths if width is not None)
     if sweep.source is None:
-        return reached
+        return None if reached is None else -(-reached // sweep.step)
     k = plan.selections[sweep.source].k
     return k if reached is None else min(k, reached)
 
@@ -94,7 +96,7 @@ def _largest(value: Affine) -> int | None:
 def _limits(plan: KernelPlan) -> list[int | None]:
     """The limits that add up: sweeps of one selection share one."""
     limits: dict[str, int | None] = {}
-    for number, sweep in enumerate(plan.sweeps):
+    for number, sweep in enumerate(plan.all_sweeps):
         name = f"sweep {number}" if sweep.source is None else f"selection {sweep.source}"
         limits[name] = _limit(plan, sweep)
     return list(limits.values())
@@ -119,7 +121,7 @@ def _time(plan: KernelPlan) -> str:
 
 
 def _retained(plan: KernelPlan) -> str:
-    ranges = [_range(sweep.box[0], sweep) for sweep in plan.sweeps if sweep.source is None]
+    ranges = [_range(sweep.box[0], sweep) for sweep in plan.all_sweeps if sweep.source is None]
     if any(map(_looks_ahead, ranges)):
         return "impossible: queries attend to keys ahead of them"
     recent = [_recent(keys) for keys in ranges]

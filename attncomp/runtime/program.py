@@ -25,6 +25,7 @@ from attncomp.errors import BackendError
 from attncomp.ir.schedule import BackendName, DtypeName, Problem
 from attncomp.runtime.cache import cache_key, default_cache
 from attncomp.runtime.loader import load_generated
+from attncomp.runtime.strides import Kernels, composed
 
 _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
     torch.float16: "float16",
@@ -35,7 +36,7 @@ _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
 
 
 class Program(NamedTuple):
-    """The functions of a generated module, and the plan that they implement."""
+    """The functions that serve a plan, and the plan."""
 
     plan: KernelPlan
     select: Callable[..., tuple[Tensor, ...]]
@@ -50,9 +51,15 @@ def program(pattern: str, problem: str, device: torch.device) -> Program:
     Raises BackendError and CacheError where that is not possible.
     """
     plan = device_plan(pattern, problem, device)
+    return Program(plan, *composed(plan, _kernels))
+
+
+@functools.cache
+def _kernels(plan: KernelPlan) -> Kernels:
+    """The functions of the module of a plan without strided parts."""
     key = cache_key(plan_text(plan), plan.problem.target)
     module = load_generated(default_cache(), key, lambda: render(plan))
-    return Program(plan, module.select, module.forward, module.backward)
+    return Kernels(module.select, module.forward, module.backward)
 
 
 @functools.cache

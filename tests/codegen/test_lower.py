@@ -166,7 +166,7 @@ def test_errors_come_with_their_place() -> None:
 def test_callback_sees_every_pass() -> None:
     seen: list[str] = []
     lower("causal", PROBLEM, lambda step, graph, seconds: seen.append(step.name))
-    assert seen == ["share", "simplify", "make-disjoint", "bound", "schedule"]
+    assert seen == ["share", "simplify", "make-disjoint", "bound", "stride", "schedule"]
 
 
 def test_residuals() -> None:

@@ -58,7 +58,7 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
-    for sweep in plan.sweeps:
+    for sweep in plan.all_sweeps:
         mask = torch.ones_like(total, dtype=torch.bool)
         if sweep.residual:
             mask &= eval(mask_text(sweep.residual, "distance", "key"), names)

@@ -154,7 +154,7 @@ def test_owners_and_visits(
 CONDITIONS = (
     "chunk(6)",
     "chunk(16) & causal | window(3)",
-    "where((q - k) % 3 == 0) & causal",
+    "where((q + k) % 3 == 0) & causal",
     "sparsek(k=6) | chunk(5)",
     "where(segment[q] == segment[k]) & causal",
 )
@@ -205,6 +205,17 @@ def visits_of(
                 found = sorted(key for step in steps for key in step[0].flatten().tolist())
                 lists.add(KeyList(index, queries, tuple(found)))
     return tiles, lists
+
+
+@pytest.mark.parametrize("pattern", ["strided(5)", "strided(5) | window(7) | sparsek(k=4)"])
+def test_classes_hold_what_they_attend(pattern: str) -> None:
+    """Sweeps in classes have no tiles in terms of the whole; they visit their own pairs."""
+    shown = picture_of(pattern, 40)
+    strided = [number for number, title in enumerate(shown.titles) if "% 5" in title]
+    assert strided and not {tile.sweep for tile in shown.tiles} & set(strided)
+    for number in strided:
+        assert shown.visitor()[shown.sweep == number].eq(number).any()
+    assert (shown.visitor() >= 0)[shown.gate > 0].all()
 
 
 def test_a_head_of_a_batch_row(generator: torch.Generator) -> None:

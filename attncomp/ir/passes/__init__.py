@@ -12,6 +12,7 @@ from attncomp.ir.passes.make_disjoint import MakeDisjoint
 from attncomp.ir.passes.schedule import ScheduleTiles
 from attncomp.ir.passes.share import Share
 from attncomp.ir.passes.simplify import Simplify
+from attncomp.ir.passes.stride import Stride
 from attncomp.ir.schedule import Problem
 from attncomp.ir.verify import verify
 
@@ -31,7 +32,7 @@ Callback: TypeAlias = Callable[[Pass, Graph, float], None]
 
 def pipeline(problem: Problem) -> tuple[Pass, ...]:
     """All passes in order, for one problem."""
-    return (Share(), Simplify(), MakeDisjoint(), Bound(), ScheduleTiles(problem))
+    return (Share(), Simplify(), MakeDisjoint(), Bound(), Stride(), ScheduleTiles(problem))
 
 
 def run(graph: Graph, passes: Iterable[Pass], callback: Callback | None = None) -> Graph:
