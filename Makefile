@@ -1,4 +1,4 @@
-# `make demo` and `make test` work on a fresh checkout: each first sets up .venv, once.
+# `make demo`, `make test` and `make docs` work on a fresh checkout: each first sets up .venv, once.
 # PYTHON picks the interpreter, TORCH the torch requirement (`make test TORCH=torch==2.11.0`).
 
 PYTHON ?= python3
@@ -6,12 +6,13 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-gpu lint format wheel clean
+.PHONY: help demo test test-gpu docs lint format wheel clean
 
 help:
 	@echo "make demo     train a tiny language model with sparse attention on the CPU"
 	@echo "make test     the whole CPU suite, coverage at least 90 per cent"
 	@echo "make test-gpu the tests that need a GPU"
+	@echo "make docs     build the site of docs/ into site/"
 	@echo "make lint     ruff check, ruff format --check, mypy"
 	@echo "make format   ruff format and import order"
 	@echo "make wheel    build dist/*.whl"
@@ -35,6 +36,10 @@ test: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
+# The variable silences a notice of the theme that is not about these pages.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,5 +53,5 @@ wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +

@@ -155,7 +155,7 @@ def test_templates() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("folder", ["tests", "examples", "benchmarks"])
+@pytest.mark.parametrize("folder", ["tests", "examples", "benchmarks", "docs"])
 def test_other_python_is_short_and_finished(folder: str) -> None:
     rules = (long_file, long_functions, unfinished)
     found = [

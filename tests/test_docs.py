@@ -1,8 +1,8 @@
 """README and CONTRIBUTING say what is so: their code runs, their output is true, their names exist.
 
-Python blocks of a document run in order in one namespace. Commands of console blocks run and print
-what stands below them (`pytest --update-golden` pastes it anew); those of bash blocks run if they
-are attncomp-inspect, else their targets, files and options must exist.
+So do the pages of `docs/`. `page_support` runs Python and console blocks (`--update-golden` pastes
+output anew); commands of bash blocks run if they are attncomp-inspect, else their targets, files
+and options must exist.
 """
 
 from __future__ import annotations
@@ -17,42 +17,32 @@ from types import ModuleType
 
 import click.testing
 import pytest
-import torch
+from page_support import (
+    BLOCK,
+    ROOT,
+    blocks,
+    check_consoles,
+    inspect,
+    read,
+    run_python,
+    write_files,
+)
 
-from attncomp import cli, knobs
+from attncomp import knobs
 from attncomp.frontend.catalog import value_text
-from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.ir.ops import GATE_MODES
 from attncomp.ir.passes import pipeline
 from attncomp.ir.schedule import Problem
 from attncomp.runtime.ahead_of_time import LIMITS
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-MAX_README_LINES = 250  # besides the measured tables
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *PAGES)
+MAX_README_LINES = 200  # besides the measured tables
 # What a path in the text has to start with to be one of this repository.
-FOLDERS = ("attncomp/", "tests/", "benchmarks/", "examples/", "specs/", ".ci/")
+FOLDERS = ("attncomp/", "tests/", "benchmarks/", "examples/", "specs/", "docs/", ".ci/")
 OUTPUTS = "benchmarks/results/"  # written by a run; a checkout may have none
 
 Check = Callable[[list[str]], None]
-
-
-def read(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-def blocks(document: str, language: str) -> list[str]:
-    """The texts of all blocks in a language; an unknown language fails."""
-    found = BLOCK.findall(read(document))
-    assert {kind for kind, _ in found} <= {"python", "console", "bash"}
-    return [text for kind, text in found if kind == language]
-
-
-def inspect(arguments: list[str]) -> tuple[int, str]:
-    """Exit code and output, error output included, of attncomp-inspect."""
-    result = click.testing.CliRunner().invoke(cli.main, arguments, prog_name="attncomp-inspect")
-    return result.exit_code, result.output
 
 
 @pytest.fixture
@@ -63,36 +53,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_blocks_run(document: str, seed: int, folder: Path) -> None:
-    namespace: dict[str, object] = {"__name__": document}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for number, text in enumerate(blocks(document, "python")):
-            exec(compile(text, f"{document}, Python block {number}", "exec"), namespace)
+def test_python_blocks_run(document: str, seed: int) -> None:
+    write_files(document)
+    run_python(document, seed)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_console_blocks_are_true(document: str, update_golden: bool) -> None:
-    for text in blocks(document, "console"):
-        commands = [line for line in text.splitlines() if line.startswith("$ ")]
-        found = "".join(f"{command}\n{output_of(command)}" for command in commands)
-        if update_golden:
-            path = ROOT / document
-            path.write_text(read(document).replace(text, found), encoding="utf-8")
-        else:
-            assert text == found, (
-                "if the change is meant: pytest --update-golden tests/test_docs.py"
-            )
-
-
-def output_of(command: str) -> str:
-    program, *arguments = shlex.split(command.removeprefix("$ "))
-    assert program == "attncomp-inspect"
-    code, output = inspect(arguments)
-    assert code == (2 if output.startswith("error: ") else 0), output
-    return output
+    write_files(document)
+    check_consoles(document, update=update_golden)
 
 
 def check_inspect(words: list[str]) -> None:
@@ -148,8 +121,8 @@ CHECKS: dict[str, Check] = {
 
 def bash_commands() -> Iterator[str]:
     for document in DOCUMENTS:
-        for text in blocks(document, "bash"):
-            yield from filter(None, map(str.strip, text.splitlines()))
+        for block in blocks(document, "bash"):
+            yield from filter(None, map(str.strip, block.text.splitlines()))
 
 
 @pytest.mark.usefixtures("folder")
@@ -164,9 +137,10 @@ def test_paths_and_links_exist(document: str) -> None:
     text = read(document)
     named = re.findall(r"`([\w./-]+)`", BLOCK.sub("", text))
     linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
-    paths = [path for path in named if path.startswith(FOLDERS)] + linked
-    missing = [path for path in paths if not (ROOT / path).exists()]
+    beside = (ROOT / document).parent
+    missing = [path for path in named if path.startswith(FOLDERS) and not (ROOT / path).exists()]
     assert [path for path in missing if not path.startswith(OUTPUTS)] == []
+    assert [path for path in linked if not (beside / path).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -183,9 +157,8 @@ def column(text: str, heading: str) -> list[str]:
 
 
 def test_tables_list_what_there_is() -> None:
-    readme = read("README.md")
-    assert column(readme, "primitive") == [row.signature for row in PRIMITIVES.values()]
-    assert sorted(column(readme, "`gate=`")) == sorted(map(value_text, GATE_MODES))
+    readme, language = read("README.md"), read("docs/language.md")
+    assert sorted(column(language, "`gate=`")) == sorted(map(value_text, GATE_MODES))
     assert sorted(column(readme, "environment variable")) == sorted(k.name for k in knobs.knobs())
 
 

@@ -102,6 +102,11 @@ def _section(row: Signature, origin: str, picture: Picture | None) -> Section:
 
 def _parameter_line(parameter: Parameter) -> str:
     """`  lag: int, at least 0, default 0. Positions by which selection trails the query.`"""
+    return f"  {parameter.name}: {parameter_text(parameter)}"
+
+
+def parameter_text(parameter: Parameter) -> str:
+    """The type, what it may be and what it means: `int, at least 1. Keys selected for a query.`"""
     parts = [parameter.type.__name__]
     if parameter.minimum is not None:
         parts.append(f"at least {parameter.minimum}")
@@ -112,4 +117,4 @@ def _parameter_line(parameter: Parameter) -> str:
     if parameter.default is not REQUIRED:
         parts.append(f"default {value_text(parameter.default)}")
     doc = f". {parameter.doc}" if parameter.doc else ""
-    return f"  {parameter.name}: {', '.join(parts)}{doc}"
+    return ", ".join(parts) + doc

@@ -110,18 +110,7 @@ def picture(
     for index, sweep_plan in enumerate(plan.all_sweeps):
         own = _attends(sweep_plan, gate.shape, selected) & met[index]
         sweep[own & (gate != 0)] = index
-    tiles: list[Tile] = []
-    lists: list[KeyList] = []
-    for start in range(0, n_queries, tile[0]):
-        queries = range(start, min(start + tile[0], n_queries))
-        for index, sweep_plan in enumerate(plan.all_sweeps):
-            if sweep_plan.step > 1:
-                continue  # its tiles hold the pairs of a class, which it attends
-            if sweep_plan.source is None:
-                tiles += _tiles(index, sweep_plan, queries, n_keys - n_queries, n_keys, tile[1])
-            else:
-                alive = selected[sweep_plan.source][start : queries.stop].any(0)
-                lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
+    tiles, lists = _visits(plan, selected, n_queries, n_keys, tile)
     return Picture(
         gate=gate,
         sweep=sweep,
@@ -131,6 +120,27 @@ def picture(
         lists=tuple(lists),
         caption=caption,
     )
+
+
+def _visits(
+    plan: KernelPlan,
+    selected: Sequence[Tensor],
+    n_queries: int,
+    n_keys: int,
+    tile: tuple[int, int],
+) -> tuple[list[Tile], list[KeyList]]:
+    """What all sweeps visit; tiles of a class hold the pairs that it attends, and are left out."""
+    tiles: list[Tile] = []
+    lists: list[KeyList] = []
+    for start in range(0, n_queries, tile[0]):
+        queries = range(start, min(start + tile[0], n_queries))
+        for index, sweep in enumerate(plan.all_sweeps):
+            if sweep.source is not None:
+                alive = selected[sweep.source][start : queries.stop].any(0)
+                lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
+            elif sweep.step == 1:
+                tiles += _tiles(index, sweep, queries, n_keys - n_queries, n_keys, tile[1])
+    return tiles, lists
 
 
 def _one(pairs: Tensor, place: tuple[int, int]) -> Tensor:
