@@ -24,6 +24,7 @@ from attncomp.frontend.parser import parse
 __all__ = [
     "Pattern",
     "block_diffusion",
+    "blocks",
     "causal",
     "chunk",
     "chunked",
@@ -34,12 +35,14 @@ __all__ = [
     "longformer",
     "neighborhood",
     "prefix_lm",
+    "random_blocks",
     "sliding_window",
     "sparse_transformer_fixed",
     "sparse_transformer_strided",
     "sparsek",
     "sparsek_window",
     "streaming_llm",
+    "topk_blocks",
     "tree",
     "where",
     "window",
@@ -83,6 +86,44 @@ def chunk(size: int) -> Call:
     With `causal()` it is the chunked attention of Llama 4.
     """
     return _call("chunk", size=size)
+
+
+def blocks(size: int) -> Call:
+    """Blocks of pairs that a mask has: block_mask[b, h, q // size, k // size] != 0.
+
+    size: Positions of a block; the first starts at position 0.
+    The call of the compiled pattern takes `block_mask` [B or 1, H, T, T] of integers or bool, with
+    H dividing Hq and T = ceil(Nk / size). Not causal by itself: `blocks(64) & causal()`. From 16
+    positions a block on, kernels visit the blocks of the mask alone.
+    """
+    return _call("blocks", size=size)
+
+
+def topk_blocks(k: int, size: int) -> Call:
+    """The k highest-scored blocks of keys up to the query's own, by block_scores.
+
+    k: Blocks chosen for a block of queries.
+    size: Positions of a block; the first starts at position 0.
+    The call of the compiled pattern takes `block_scores` [B or 1, G, T, T] of floats, with G
+    dividing Hq and T = ceil(Nk / size): a score for each block of queries and block of keys. The
+    query's own block competes as the others do; later ones are never chosen. Of equal scores the
+    earlier block wins, and NaN loses to every number. The scores get no gradient. With all keys of
+    a chosen block, those behind the query included: `topk_blocks(16, 64) & causal()` is causal.
+    """
+    return _call("topk_blocks", k=k, size=size)
+
+
+def random_blocks(count: int, size: int, seed: int = 0) -> Call:
+    """Random blocks of keys, the same for all heads (BigBird, arXiv 2007.14062).
+
+    count: Blocks drawn for a block of queries, perhaps one more than once.
+    size: Positions of a block; the first starts at position 0.
+    seed: Chooses among the draws.
+    With T = ceil(Nk / size), draw i of query block q is key block mix(mix(mix(seed) + q) + i) % T
+    in unsigned 32-bit arithmetic, where mix(x) is x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15;
+    x *= 0x846ca68b; x ^= x >> 16. Not causal by itself.
+    """
+    return _call("random_blocks", count=count, size=size, seed=seed)
 
 
 def where(predicate: str) -> Where:

@@ -18,6 +18,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
+from attncomp.runtime.tables import block_state
 
 # `{mode}` stands for a gate mode.
 PATTERNS = (
@@ -96,7 +97,8 @@ def run_module(
     module = module_of(plan)
     if scores is None:
         scores = (inputs.scores,) * len(plan.scores)
-    state = (*module.select(scores, inputs.q.shape[2]), *(inputs.given[t] for t in plan.tensors))
+    blocks = block_state(plan, inputs.given, inputs.q.shape[1], inputs.k.shape[2], inputs.q.device)
+    state = (*module.select(scores, inputs.q.shape[2]), *blocks)
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dq, dk, dv, *dscores = module.backward(
         inputs.dout,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor
+
 from attncomp.api import compile as compile_pattern
 from attncomp.errors import CallError, ExampleError, printable
+from attncomp.frontend.ast import Expr
 from attncomp.frontend.catalog import (
     MAX_INTEGER,
     PRIMITIVES,
@@ -21,8 +25,11 @@ from attncomp.frontend.syntax import Reference
 from attncomp.inspection.drawing import as_characters
 from attncomp.inspection.section import Section
 from attncomp.inspection.specs import tensors_of
+from attncomp.ir.build import build
+from attncomp.ir.oracle import tensor_entries
 from attncomp.pictures.picture import Picture
 from attncomp.pictures.request import pictured
+from attncomp.runtime.inputs import block_count
 
 _LENGTH = 16  # of a thumbnail: all examples show their sizes in it
 
@@ -42,11 +49,24 @@ def catalogue_sections(
     sections = []
     for row in PRIMITIVES.values():
         call = row.example or row.name
-        picture = pictured(parse(call), size, seed=seed, name=call)
+        expr = parse(call)
+        picture = pictured(expr, size, tensors=_masks(expr, size, seed), seed=seed, name=call)
         sections.append(_section(row, "a primitive", picture))
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
     return sections
+
+
+def _masks(expr: Expr, length: int, seed: int) -> dict[str, Tensor]:
+    """Random masks of blocks for a primitive that needs one, the same for all heads."""
+    generator = torch.Generator().manual_seed(seed)
+    pattern = compile_pattern(expr)
+    entries = tensor_entries(build(expr))
+    counts = {name: block_count(entries[name][0], length) for name in pattern.integer_tensors}
+    return {
+        name: torch.randint(0, 2, (1, 1, count, count), generator=generator)
+        for name, count in counts.items()
+    }
 
 
 def _definitions(library: Library, length: int, seed: int) -> Iterator[Section]:

@@ -39,7 +39,8 @@ DRAWN = [
         error: unknown pattern 'zzz'
          --> <spec>:1:1
           | zzz
-          | ^^^ known patterns: causal, chunk, first, full, sparsek, window
+          | ^^^ known patterns: blocks, causal, chunk, first, full, \
+random_blocks, sparsek, topk_blocks, window
         """,
     ),
     (
