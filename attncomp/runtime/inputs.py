@@ -35,9 +35,9 @@ _INTEGER_DTYPES: Final = (
 )
 
 
-SizeRule: TypeAlias = tuple[str, Callable[[int], bool]]
+SizeRule: TypeAlias = tuple[Callable[[], str], Callable[[int], bool]]
 Layout: TypeAlias = list[SizeRule]
-"""What sizes each dimension of a tensor may have: in words, and as a check."""
+"""What sizes each dimension of a tensor may have: in words when asked, and as a check."""
 
 
 class Sizes(NamedTuple):
@@ -70,7 +70,8 @@ def checked_inputs(
             checked[name] = tensors[name]
             continue
         layout = entry_layout(entries[name], sizes)
-        check_given(name, tensors.get(name), _layout_text(layout), pattern)
+        if not isinstance(tensors.get(name), Tensor):  # words of symbolic sizes fix them
+            check_given(name, tensors.get(name), _layout_text(layout), pattern)
         if q is not None:
             check_device(name, tensors[name], q, pattern)
         dtypes = SCORE_DTYPES if are_scores(entries[name]) else _INTEGER_DTYPES
@@ -209,7 +210,7 @@ def _size_name(subscript: Affine) -> str | None:
 
 
 def _layout_text(layout: Layout) -> str:
-    return "[" + ", ".join(text for text, _ in layout) + "]"
+    return "[" + ", ".join(text() for text, _ in layout) + "]"
 
 
 def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> Layout:
@@ -223,7 +224,9 @@ def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> Layout:
     for place in range(len(entries[0].indices)):
         subscripts = [entry.indices[place] for entry in entries]
         rules = [_size_rule(subscript, sizes) for subscript in subscripts]
-        known = [rule for rule in rules if rule is not None] or [("any", lambda size: size >= 1)]
+        known = [rule for rule in rules if rule is not None] or [
+            (lambda: "any", lambda size: size >= 1)
+        ]
         layout.append(known[0])
     return layout
 
@@ -232,15 +235,15 @@ def _size_rule(subscript: Affine, sizes: Sizes) -> SizeRule | None:
     """The sizes that a subscript asks for; None for any."""
     if subscript == index("b"):
         batch = sizes.batch
-        return f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
+        return lambda: f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
     if subscript == index("h"):
         heads = sizes.heads
-        return f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
+        return lambda: f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
     blocks = _positions_a_size(subscript)
     if blocks is None:
         return None
     size = -(-sizes.n_keys // blocks)
-    return str(size), lambda found: found == size
+    return lambda: str(size), lambda found: found == size
 
 
 def _positions_a_size(subscript: Affine) -> int | None:

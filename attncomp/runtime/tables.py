@@ -45,14 +45,12 @@ def list_heads(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> list[int]:
 
 def _outer(entry: Entry, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     """B' and H' of a table."""
-    places = {
-        name: entry.indices.index(index(name))
-        for name in ("b", "h")
-        if index(name) in entry.indices
-    }
-    rows, heads = (
-        tensors[entry.tensor].shape[places[name]] if name in places else 1 for name in ("b", "h")
-    )
+    rows, heads = 1, 1
+    for place, subscript in enumerate(entry.indices):
+        if subscript == index("b"):
+            rows = tensors[entry.tensor].shape[place]
+        elif subscript == index("h"):
+            heads = tensors[entry.tensor].shape[place]
     return rows, heads
 
 
