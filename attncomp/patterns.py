@@ -23,7 +23,9 @@ from attncomp.frontend.parser import parse
 
 __all__ = [
     "Pattern",
+    "bigbird",
     "block_diffusion",
+    "block_sparse",
     "blocks",
     "causal",
     "chunk",
@@ -33,8 +35,11 @@ __all__ = [
     "first",
     "full",
     "longformer",
+    "moba",
     "neighborhood",
+    "nsa_selection",
     "prefix_lm",
+    "quest",
     "random_blocks",
     "sliding_window",
     "sparse_transformer_fixed",
@@ -162,6 +167,16 @@ def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
 # The definitions of `specs`.
 
 
+def bigbird(w: int = 192, g: int = 128, random: int = 3, size: int = 64, seed: int = 0) -> Expr:
+    """BigBird's window, global keys and random blocks, in their causal form (arXiv 2007.14062).
+
+    The last `w` keys, the first `g` keys, which every query sees, and `random` blocks of `size`
+    keys drawn for each block of queries, the same for all heads, as far as they lie in the
+    past. At most `w + g + random * size` keys a query; visits no others.
+    """
+    return _shipped("bigbird", w=w, g=g, random=random, size=size, seed=seed)
+
+
 def block_diffusion(size: int = 16) -> Expr:
     """Block diffusion's block-causal attention (arXiv 2503.09573).
 
@@ -169,6 +184,16 @@ def block_diffusion(size: int = 16) -> Expr:
     before it. As many keys a query as these blocks have.
     """
     return _shipped("block_diffusion", size=size)
+
+
+def block_sparse(size: int = 64) -> Expr:
+    """Block-sparse causal attention by a mask given at the call (BlockBERT, arXiv 1911.02972).
+
+    Takes `block_mask` [B or 1, H, T, T], integers or bool, with H dividing Hq and T = ceil(Nk /
+    size): a query sees the keys of its past in the blocks that the mask has for its own block.
+    As many keys a query as these blocks have; visits no others.
+    """
+    return _shipped("block_sparse", size=size)
 
 
 def chunked(size: int = 8192) -> Expr:
@@ -206,6 +231,16 @@ def longformer(w: int = 512, g: int = 64) -> Expr:
     return _shipped("longformer", w=w, g=g)
 
 
+def moba(k: int = 3, size: int = 512) -> Expr:
+    """Mixture of Block Attention (MoBA, arXiv 2502.13189).
+
+    The keys of the past in the query's own block, and in the `k` blocks that score highest
+    among those up to it. Takes `block_scores` [B or 1, G, T, T], in the paper the products of
+    queries and mean keys. At most `(k + 1) * size` keys a query.
+    """
+    return _shipped("moba", k=k, size=size)
+
+
 def neighborhood(size: int = 7) -> Expr:
     """Neighborhood attention in one dimension, not causal (NATTEN, arXiv 2204.07143).
 
@@ -216,6 +251,17 @@ def neighborhood(size: int = 7) -> Expr:
     return _shipped("neighborhood", size=size)
 
 
+def nsa_selection(k: int = 16, size: int = 64) -> Expr:
+    """The selection branch of Native Sparse Attention (NSA, arXiv 2502.11089).
+
+    The keys of the past in the `k` blocks that score highest among those up to the query's own.
+    Takes `block_scores` [B or 1, G, T, T], the importance of blocks of `size` keys (equations 8
+    to 10), summed over the heads that share a KV head; infinite for blocks that are always
+    chosen, as the paper's first block and two latest ones. At most `k * size` keys a query.
+    """
+    return _shipped("nsa_selection", k=k, size=size)
+
+
 def prefix_lm() -> Expr:
     """Prefix language model: a prefix in both directions, then causal (T5, arXiv 1910.10683).
 
@@ -223,6 +269,16 @@ def prefix_lm() -> Expr:
     number of keys in each row's prefix. At most all keys a query; visits every key.
     """
     return _shipped("prefix_lm")
+
+
+def quest(k: int = 128, size: int = 16) -> Expr:
+    """Quest's query-aware choice of pages (arXiv 2406.10774).
+
+    The keys of the past in the `k` pages of `size` keys that score highest. Takes
+    `block_scores` [B or 1, G, T, T], in the paper upper bounds of the products of a query with
+    the keys of a page. At most `k * size` keys a query.
+    """
+    return _shipped("quest", k=k, size=size)
 
 
 def sliding_window(size: int = 1024) -> Expr:

@@ -119,7 +119,9 @@ def _keys(plan: KernelPlan) -> str:
     if not limits:
         return "none: no query attends to any key"
     if len(known) < len(limits):
-        return "grow with the context length"
+        unlimited = [sweep for sweep in plan.sweeps if _limit(plan, sweep) is None]
+        listed = all(sweep.walk is not None for sweep in unlimited)
+        return "those of the listed blocks" if listed else "grow with the context length"
     total = f" = {sum(known)}" if len(known) > 1 else ""
     return f"at most {' + '.join(map(str, known))}{total} a query, in one softmax"
 
