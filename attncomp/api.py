@@ -32,13 +32,14 @@ from attncomp.runtime.checks import (
     checked_scale,
 )
 from attncomp.runtime.explain import explain
-from attncomp.runtime.inputs import Sizes, checked_inputs, mask_sizes, shape_text
+from attncomp.runtime.inputs import Sizes, are_scores, checked_inputs, mask_sizes, shape_text
 from attncomp.runtime.program import (
     backend_for,
     problem_from,
     problem_text,
     target_of,
 )
+from attncomp.runtime.tables import block_state, list_heads, with_all_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,8 +130,7 @@ class CompiledPattern:
         self._entries = tensor_entries(graph)
         self._needed = tensor_names(graph)
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
-        plan = lower(expr, _default_problem("torch", on_gpu=False))
-        self._used, self._given = plan.scores, plan.tensors
+        self._parts = lower(expr, _default_problem("torch", on_gpu=False))
         self._recent: tuple[str, torch.device] | None = None
 
     @overload
@@ -191,6 +191,7 @@ class CompiledPattern:
         scores: [B, G, Nk] with G dividing Hq, of any floating dtype, for patterns with sparsek.
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
+        Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.
         scale defaults to 1 / sqrt(D).
 
         Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
@@ -210,9 +211,10 @@ class CompiledPattern:
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
         else:
-            used = [tensors[name] for name in self._used]
-            given = [tensors[name] for name in self._given]
-            problem = problem_text(backend, q, k, v, used)
+            used = [tensors[name] for name in self._parts.scores]
+            given = block_state(self._parts, tensors, sizes.heads, sizes.n_keys, q.device)
+            lists = list_heads(self._parts, tensors)
+            problem = problem_text(backend, q, k, v, used, lists)
             if not torch.compiler.is_compiling():
                 self._recent = problem, q.device
             out, lse = attention(q, k, v, used, given, factor, self._text, problem)
@@ -223,6 +225,7 @@ class CompiledPattern:
     ) -> tuple[Tensor, Tensor]:
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
         graph = build(self._expr)
+        tensors = with_all_heads(tensors, self._entries, q.shape[1])
         # In fp16 or bf16 the gates would be rounded to it.
         wide = {
             name: u.to(torch.promote_types(real, u.dtype)) if u.is_floating_point() else u
@@ -247,7 +250,7 @@ class CompiledPattern:
     @property
     def integer_tensors(self) -> tuple[str, ...]:
         """Those among `tensors` that `where` reads, integers or bool; the others are scores."""
-        return tuple(self._entries)
+        return tuple(name for name, read in self._entries.items() if not are_scores(read))
 
     @property
     def backend(self) -> str | None:
@@ -300,6 +303,7 @@ class CompiledPattern:
         graph = build(self._expr)
         sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
         given = checked_inputs(tensors, self._needed, self._entries, sizes, self._text)
+        given = with_all_heads(given, self._entries, sizes.heads)
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
     def plot(

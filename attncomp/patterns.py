@@ -25,7 +25,10 @@ from attncomp.frontend.primitives import lookup
 __all__ = [
     "Pattern",
     "apb",
+    "bigbird",
     "block_diffusion",
+    "block_sparse",
+    "blocks",
     "causal",
     "chunk",
     "chunked",
@@ -39,10 +42,14 @@ __all__ = [
     "lifetime",
     "locret",
     "longformer",
+    "moba",
     "nats",
     "neighborhood",
+    "nsa_selection",
     "prefix_language_model",
     "prefix_lm",
+    "quest",
+    "random_blocks",
     "sliding_window",
     "sparse_transformer_fixed",
     "sparse_transformer_strided",
@@ -50,6 +57,7 @@ __all__ = [
     "sparsek_window",
     "streaming_llm",
     "strided",
+    "topk_blocks",
     "tree",
     "where",
     "window",
@@ -156,6 +164,44 @@ def lifetime() -> Call:
     return _call("lifetime")
 
 
+def blocks(size: int) -> Call:
+    """Blocks of pairs that a mask has: block_mask[b, h, q // size, k // size] != 0.
+
+    size: Positions of a block; the first starts at position 0.
+    The call of the compiled pattern takes `block_mask` [B or 1, H, T, T] of integers or bool, with
+    H dividing Hq and T = ceil(Nk / size). Not causal by itself: `blocks(64) & causal()`. From 16
+    positions a block on, kernels visit the blocks of the mask alone.
+    """
+    return _call("blocks", size=size)
+
+
+def topk_blocks(k: int, size: int) -> Call:
+    """The k highest-scored blocks of keys up to the query's own, by block_scores.
+
+    k: Blocks chosen for a block of queries.
+    size: Positions of a block; the first starts at position 0.
+    The call of the compiled pattern takes `block_scores` [B or 1, G, T, T] of floats, with G
+    dividing Hq and T = ceil(Nk / size): a score for each block of queries and block of keys. The
+    query's own block competes as the others do; later ones are never chosen. Of equal scores the
+    earlier block wins, and NaN loses to every number. The scores get no gradient. With all keys of
+    a chosen block, those behind the query included: `topk_blocks(16, 64) & causal()` is causal.
+    """
+    return _call("topk_blocks", k=k, size=size)
+
+
+def random_blocks(count: int, size: int, seed: int = 0) -> Call:
+    """Random blocks of keys, the same for all heads (BigBird, arXiv 2007.14062).
+
+    count: Blocks drawn for a block of queries, perhaps one more than once.
+    size: Positions of a block; the first starts at position 0.
+    seed: Chooses among the draws.
+    With T = ceil(Nk / size), draw i of query block q is key block mix(mix(mix(seed) + q) + i) % T
+    in unsigned 32-bit arithmetic, where mix(x) is x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15;
+    x *= 0x846ca68b; x ^= x >> 16. Not causal by itself.
+    """
+    return _call("random_blocks", count=count, size=size, seed=seed)
+
+
 def where(predicate: str) -> Where:
     """The pairs for which a predicate holds, such as `"q - k < 8 or (q - k) % 64 == 0"`.
 
@@ -203,6 +249,16 @@ def apb(block: int = 16384, anchor: int = 4096) -> Expr:
     return _shipped("apb", block=block, anchor=anchor)
 
 
+def bigbird(w: int = 192, g: int = 128, random: int = 3, size: int = 64, seed: int = 0) -> Expr:
+    """BigBird's window, global keys and random blocks, in their causal form (arXiv 2007.14062).
+
+    The last `w` keys, the first `g` keys, which every query sees, and `random` blocks of `size`
+    keys drawn for each block of queries, the same for all heads, as far as they lie in the
+    past. At most `w + g + random * size` keys a query; visits no others.
+    """
+    return _shipped("bigbird", w=w, g=g, random=random, size=size, seed=seed)
+
+
 def block_diffusion(size: int = 16) -> Expr:
     """Block diffusion's block-causal attention (arXiv 2503.09573).
 
@@ -210,6 +266,16 @@ def block_diffusion(size: int = 16) -> Expr:
     before it. As many keys a query as these blocks have.
     """
     return _shipped("block_diffusion", size=size)
+
+
+def block_sparse(size: int = 64) -> Expr:
+    """Block-sparse causal attention by a mask given at the call (BlockBERT, arXiv 1911.02972).
+
+    Takes `block_mask` [B or 1, H, T, T], integers or bool, with H dividing Hq and T = ceil(Nk /
+    size): a query sees the keys of its past in the blocks that the mask has for its own block.
+    As many keys a query as these blocks have; visits no others.
+    """
+    return _shipped("block_sparse", size=size)
 
 
 def chunked(size: int = 8192) -> Expr:
@@ -266,6 +332,16 @@ def longformer(w: int = 512, g: int = 64) -> Expr:
     return _shipped("longformer", w=w, g=g)
 
 
+def moba(k: int = 3, size: int = 512) -> Expr:
+    """Mixture of Block Attention (MoBA, arXiv 2502.13189).
+
+    The keys of the past in the query's own block, and in the `k` blocks that score highest
+    among those up to it. Takes `block_scores` [B or 1, G, T, T], in the paper the products of
+    queries and mean keys. At most `(k + 1) * size` keys a query.
+    """
+    return _shipped("moba", k=k, size=size)
+
+
 def nats(size: int = 256) -> Expr:
     """Neural Attention Search with its three kinds of tokens (arXiv 2502.13251).
 
@@ -288,6 +364,17 @@ def neighborhood(size: int = 7) -> Expr:
     return _shipped("neighborhood", size=size)
 
 
+def nsa_selection(k: int = 16, size: int = 64) -> Expr:
+    """The selection branch of Native Sparse Attention (NSA, arXiv 2502.11089).
+
+    The keys of the past in the `k` blocks that score highest among those up to the query's own.
+    Takes `block_scores` [B or 1, G, T, T], the importance of blocks of `size` keys (equations 8
+    to 10), summed over the heads that share a KV head; infinite for blocks that are always
+    chosen, as the paper's first block and two latest ones. At most `k * size` keys a query.
+    """
+    return _shipped("nsa_selection", k=k, size=size)
+
+
 def prefix_language_model() -> Expr:
     """Prefix language model: a prefix in both directions, then causal (T5, arXiv 1910.10683).
 
@@ -295,6 +382,16 @@ def prefix_language_model() -> Expr:
     number of keys in each row's prefix. At most all keys a query; visits every key.
     """
     return _shipped("prefix_language_model")
+
+
+def quest(k: int = 128, size: int = 16) -> Expr:
+    """Quest's query-aware choice of pages (arXiv 2406.10774).
+
+    The keys of the past in the `k` pages of `size` keys that score highest. Takes
+    `block_scores` [B or 1, G, T, T], in the paper upper bounds of the products of a query with
+    the keys of a page. At most `k * size` keys a query.
+    """
+    return _shipped("quest", k=k, size=size)
 
 
 def sliding_window(size: int = 1024) -> Expr:

@@ -117,7 +117,7 @@ def random_inputs(
 
 
 def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random tensors of all the shapes that predicates ask for, int32, int64 and bool."""
+    """Random tensors of all the shapes that tests of pairs ask for: integers, and block_scores."""
     s = shape
 
     def drawn(high: int, *size: int) -> Tensor:
@@ -129,7 +129,18 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "lengths": drawn(s.n_keys + 1, s.batch),  # [B]
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
         "tiles": drawn(2, 1, 9, 9).int(),  # [1, Nq / 5, Nk / 5]
+        **block_tensors(shape, generator),
     }
+
+
+def block_tensors(
+    shape: Shape, generator: torch.Generator, *, groups: int = 1
+) -> dict[str, Tensor]:
+    """A mask of blocks of 16 positions and scores of blocks of 5, with ties and NaN."""
+    by_16, by_5 = -(-shape.n_keys // 16), -(-shape.n_keys // 5)
+    mask = torch.rand(1, groups, by_16, by_16, generator=generator) < 0.4
+    scores = torch.randint(-3, 4, (shape.batch, groups, by_5, by_5), generator=generator).float()
+    return {"block_mask": mask.int(), "block_scores": scores.masked_fill(scores == -3, torch.nan)}
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:

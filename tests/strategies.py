@@ -95,6 +95,24 @@ def _crisp_leaves() -> Drawn[Expr]:
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),
+        _block_lists(),
+    )
+
+
+def _block_lists() -> Drawn[Call]:
+    """Blocks by mask, by score and at random, of the sizes that `dense.integer_tensors` has."""
+    few, seeds = st.integers(1, 3), st.integers(0, 2)
+    return st.one_of(
+        st.just(Call("blocks", (("size", 16),))),
+        few.map(lambda k: Call("topk_blocks", (("k", k), ("size", 5)))),
+        st.builds(
+            lambda count, size, seed: Call(
+                "random_blocks", (("count", count), ("size", size), ("seed", seed))
+            ),
+            few,
+            st.sampled_from((3, 16)),
+            seeds,
+        ),
     )
 
 

@@ -51,7 +51,10 @@ def test_defaults_compile_and_compute(name: str) -> None:
     assert all(parameter.default is not REQUIRED for parameter in parameters)
     attend = attncomp.compile(name, backend="torch")
     query, key, value = torch.randn(3, 1, 2, 24, 16)
-    tensors: dict[str, Any] = {name: torch.randn(1, 1, 24) for name in attend.tensors}
+    tensors: dict[str, Any] = {
+        name: torch.randn(1, 1, 24) if shape == "[B, G, Nk]" else torch.randn(sizes(shape, 24))
+        for name, shape in attend.shapes.items()
+    }
     for tensor in attend.integer_tensors:
         tensors[tensor] = torch.randint(0, 3, sizes(attend.shapes[tensor], 24))
     out = attend(query, key, value, **tensors)

@@ -26,6 +26,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import DtypeName, Problem
 from attncomp.runtime.loader import load_module
 from attncomp.runtime.strides import Kernels, composed
+from attncomp.runtime.tables import block_state
 
 
 @contextmanager
@@ -122,7 +123,8 @@ def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool =
     """Outputs and gradients of a plan whose selections all rank by `inputs.scores`."""
     module = composed(plan, _load)
     state = module.select((inputs.scores,) * len(plan.scores), inputs.q.shape[2])
-    state = (*state, *(inputs.given[name] for name in plan.tensors))
+    heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
+    state = (*state, *block_state(plan, inputs.given, heads, n_keys, inputs.q.device))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dlse = inputs.dlse if with_lse else None
     dq, dk, dv, *dscores = module.backward(

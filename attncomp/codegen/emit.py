@@ -40,6 +40,8 @@ def _environment() -> jinja2.Environment:
         expressions.selection_of_scores,
         expressions.gate_masks,
         expressions.divides,
+        expressions.reads_draws,
+        expressions.reads_entries,
         expressions.asks_for_size,
     ):
         environment.filters[query.__name__] = query
@@ -76,6 +78,8 @@ def render(plan: KernelPlan) -> str:
         condition_text=functools.partial(triton_view.condition_text, plan),
         triton_loads=functools.partial(entries.triton_loads, plan),
         tensor_arguments=functools.partial(triton_view.tensor_arguments, plan),
+        walk_arguments=functools.partial(triton_view.walk_arguments, plan),
+        walk_texts=functools.partial(entries.walk_texts, plan),
         tensor_text=functools.partial(entries.tensor_text, plan),
         tensor_pointer=entries.pointer,
         range_texts=functools.partial(expressions.range_texts, dialect=dialect),

@@ -16,14 +16,14 @@ from attncomp.codegen.expressions import (
 )
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
-from attncomp.ir.affine import Entry, IndexName, index
+from attncomp.ir.affine import Drawn, Entry, IndexName, index
 
 _QUERY_MAJOR: Final = "[:, None]"
 
 
 def pointer(name: str) -> str:
     """What a tensor is called in generated code."""
-    return f"given_{name}"
+    return f"made_{name.replace('.', '_')}" if "." in name else f"given_{name}"
 
 
 def tensor_text(plan: KernelPlan, name: str) -> str:
@@ -32,17 +32,23 @@ def tensor_text(plan: KernelPlan, name: str) -> str:
     return f"state[{before + plan.tensors.index(name)}]"
 
 
+def walk_texts(plan: KernelPlan, walk: int) -> tuple[str, str]:
+    """The host's expressions for spans and lists of a walk, behind the tensors in `state`."""
+    before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors) + 2 * walk
+    return f"state[{before}]", f"state[{before + 1}]"
+
+
 def tensors_of(sweeps: Sequence[SweepPlan]) -> dict[str, int]:
     """The tensors that the conditions of sweeps read, with the number of their dimensions."""
-    return {e.tensor: len(e.indices) for e in sorted(_entries(sweeps), key=lambda e: e.tensor)}
+    return {e.name: len(e.indices) for e in sorted(_entries(sweeps), key=lambda e: e.name)}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One load of a Triton kernel: `name = tl.load(address, mask=mask)`; mask is "" for none.
+    """One load of a Triton kernel: `name = tl.load(address, mask=mask, other=other)`.
 
-    hoisted: whether it stands before the loop over a sweep's tiles. value: the name, lifted to the
-    pairs of a tile.
+    mask is "" for none. hoisted: whether it stands before the loop over a sweep's tiles. value: the
+    name, lifted to the pairs of a tile.
     """
 
     name: str
@@ -50,12 +56,22 @@ class Load:
     mask: str
     hoisted: bool
     value: str
+    other: int = 0
 
 
 def triton_loads(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> list[Load]:
     """The entries that a sweep's condition reads, for tiles with these subscripts."""
+    return [load for found in _loads(plan, sweep, row, col).values() for load in found]
+
+
+def _loads(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> dict[Entry, list[Load]]:
     numbers = {entry: number for number, entry in enumerate(_entries(plan.sweeps))}
-    return [_load(e, numbers[e], row, col) for e in condition_entries(sweep.condition)]
+    return {
+        e: _draws(e, e.table.count, numbers[e], row, col)
+        if isinstance(e.table, Drawn)
+        else [_load(e, numbers[e], row, col)]
+        for e in condition_entries(sweep.condition)
+    }
 
 
 def _entries(sweeps: Sequence[SweepPlan]) -> list[Entry]:
@@ -69,9 +85,15 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
     kernels (row "[:, None]") hold several heads in the rows of a tile, key-major ones take one head
     at a time.
     """
-    loads = triton_loads(plan, sweep, row, col)
-    entries = zip(condition_entries(sweep.condition), loads, strict=True)
-    return {**_indices(row, col, row), **{entry: load.value for entry, load in entries}}
+    names = _indices(row, col, row)
+    values: dict[IndexName | Entry, str] = {}
+    for entry, loads in _loads(plan, sweep, row, col).items():
+        values[entry] = loads[0].value
+        if isinstance(entry.table, Drawn):
+            block = subscript_text(entry.indices[1], names, TRITON)
+            drawn = " | ".join(f"({load.value} == {block})" for load in loads)
+            values[entry] = f"({drawn}).to(tl.int32)"
+    return {**names, **values}
 
 
 def _indices(row: str, col: str, orientation: str) -> dict[IndexName | Entry, str]:
@@ -94,22 +116,39 @@ def _load(entry: Entry, number: int, row: str, col: str) -> Load:
         text = subscript_text(position, names, TRITON)
         text = f"({text})" if " " in text else text
         wide = f"{text}.to(tl.int64)" if position.terms else text
-        offsets.append(f"{wide} * {pointer(entry.tensor)}_stride_{place}")
+        offsets.append(f"{wide} * {pointer(entry.name)}_stride_{place}")
         if position not in (index("b"), index("h")):  # whose sizes fit
-            inside.append(f"({text} >= 0) & ({text} < {pointer(entry.tensor)}_size_{place})")
+            inside.append(f"({text} >= 0) & ({text} < {pointer(entry.name)}_size_{place})")
     name = f"entry_{number}"
     return Load(
         name=name,
-        address=f"{pointer(entry.tensor)} + {' + '.join(offsets)}",
+        address=f"{pointer(entry.name)} + {' + '.join(offsets)}",
         mask=" & ".join(inside),
         hoisted=used <= ({"q", "h", "b", "n"} if query_major else {"k", "b", "n"}),
         value=name + ("" if rows == keys else row if rows else col),
     )
 
 
+def _draws(entry: Entry, count: int, number: int, row: str, col: str) -> list[Load]:
+    """The blocks of keys that are drawn for the block of each query, one load a draw."""
+    block = subscript_text(entry.indices[0], _indices("", "", row), TRITON)
+    name, table = f"entry_{number}", pointer(entry.name)
+    return [
+        Load(
+            name=f"{name}_{draw}",
+            address=f"{table} + {block} * {table}_stride_0 + {draw} * {table}_stride_1",
+            mask=f"({block} >= 0) & ({block} < {table}_size_0)",
+            hoisted=row == _QUERY_MAJOR,
+            value=f"{name}_{draw}{row}",
+            other=-1,  # no block
+        )
+        for draw in range(count)
+    ]
+
+
 def torch_names(sweep: SweepPlan) -> Names:
     """The same for a block of a sweep in torch; keys are [n], or [B, U, 1, n] if gathered."""
-    lifted = spreads(sweep) and sweep.source is not None
+    lifted = spreads(sweep) and (sweep.source is not None or sweep.walk is not None)
     names: dict[IndexName | Entry, str] = {
         "q": "tile.position",
         "k": "key.unsqueeze(2)" if lifted else "key",
@@ -119,7 +158,8 @@ def torch_names(sweep: SweepPlan) -> Names:
     }
     for entry in condition_entries(sweep.condition):
         positions = (subscript_text(position, names, TORCH) for position in entry.indices)
-        names[entry] = f"entry({pointer(entry.tensor)}, {', '.join(positions)})"
+        function = "drawn" if isinstance(entry.table, Drawn) else "entry"
+        names[entry] = f"{function}({pointer(entry.name)}, {', '.join(positions)})"
     return names
 
 

@@ -18,7 +18,7 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.affine import Affine, Entry, Index, IndexName, Product, Quotient, Remainder
+from attncomp.ir.affine import Affine, Drawn, Entry, Index, IndexName, Product, Quotient, Remainder
 from attncomp.ir.ops import Condition, Range, Requirement, Where
 
 
@@ -230,6 +230,16 @@ def _divides(value: Affine) -> bool:
         if isinstance(term, Entry) and any(map(_divides, term.indices)):
             return True
     return False
+
+
+def reads_draws(plan: KernelPlan) -> bool:
+    """Whether a condition of the plan reads a table of drawn blocks."""
+    return any(isinstance(entry.table, Drawn) for entry in plan.entries.values())
+
+
+def reads_entries(plan: KernelPlan) -> bool:
+    """Whether a condition of the plan reads entries of any other tensor."""
+    return any(not isinstance(entry.table, Drawn) for entry in plan.entries.values())
 
 
 def asks_for_size(plan: KernelPlan) -> bool:

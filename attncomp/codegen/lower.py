@@ -35,6 +35,7 @@ from attncomp.ir.passes import Callback, pipeline, run
 from attncomp.ir.passes.stride import class_graph
 from attncomp.ir.printer import box_condition, box_name, condition_text, place, selection_text
 from attncomp.ir.schedule import Problem, Schedule, Tile
+from attncomp.ir.walk import walk_of, without
 
 Conjunction: TypeAlias = tuple[Comparison, ...]
 
@@ -123,6 +124,7 @@ def _sweep_plan(
     crisp = isinstance(graph.op(gate), Box)
     plan_gate = None if crisp else _gate(graph, gate, selections)
     full_tiles = source is None and not absent and _has_full_tiles(op, schedule.forward)
+    walk, met = walk_of(op) or (None, None)
     return SweepPlan(
         source=source,
         box=op.boxes,
@@ -130,9 +132,10 @@ def _sweep_plan(
         residual=residual,
         gate=plan_gate,
         bounds=op.bounds,
-        condition=op.condition,
-        full_tiles=full_tiles,
+        condition=op.condition if met is None else without(op.condition, met),
+        full_tiles=full_tiles and walk is None,
         step=op.step,
+        walk=walk,
         label=_label(op, source, plan_gate, absent, residual, selections.ops),
         origin="" if op.span is None else f"{op.span.source.name}:{place(op.span)}",
     )

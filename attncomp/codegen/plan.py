@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from attncomp.ir.affine import Entry
 from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, GateMode
 from attncomp.ir.schedule import Problem, Schedule
+from attncomp.ir.walk import Walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,8 @@ class SweepPlan:
     the mask of tiles that are not full. condition: what else a pair must meet, tests of its
     indices. gate: None for a gate of 1. full_tiles: whether tiles that
     need no mask are visited by a loop of their own, without mask code. step: 1, or what divides
-    the distances of all pairs (`StridedPart`).
+    the distances of all pairs (`StridedPart`). walk: which blocks of keys a contiguous sweep
+    visits, None for its whole range; `condition` leaves out what it makes sure of.
     """
 
     source: int | None
@@ -90,6 +93,7 @@ class SweepPlan:
     condition: Condition = ALWAYS
     full_tiles: bool = False
     step: int = 1
+    walk: Walk | None = None
     label: str = field(compare=False)
     origin: str = field(default="", compare=False)
 
@@ -145,9 +149,29 @@ class KernelPlan:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the integer tensors that conditions read, in the order of the state."""
+        return tuple(self.entries)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Of each of these tensors an entry that conditions read, by name, in order."""
         conditions = [part for s in self.sweeps for group in s.condition for part in group]
-        entries = (entry for part in conditions for entry in part.test.value.entries)
-        return tuple(sorted({entry.tensor for entry in entries}))
+        entries = [entry for part in conditions for entry in part.test.value.entries]
+        return {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
+
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """The distinct walks of the sweeps, in the order of the state."""
+        return tuple(dict.fromkeys(s.walk for s in self.sweeps if s.walk is not None))
+
+    @property
+    def block_entries(self) -> tuple[Entry, ...]:
+        """The entries that the state behind the selections is made from."""
+        return (*self.entries.values(), *(walk.entry for walk in self.walks))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the run-time tensors, other than scores of keys, that the state is made of."""
+        return tuple(sorted({entry.tensor for entry in self.block_entries} - {""}))
 
     @property
     def differentiable_scores(self) -> bool:

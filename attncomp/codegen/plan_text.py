@@ -36,7 +36,7 @@ def plan_text(plan: KernelPlan) -> str:
 
 def _sweep_lines(sweep: SweepPlan) -> list[str]:
     walks = "contiguous keys" if sweep.source is None else f"keys of selection {sweep.source}"
-    lines = [f"walk {walks}"]
+    lines = [f"walk {walks if sweep.walk is None else sweep.walk}"]
     lines += [f"box {box_condition(box)}" for box in sweep.box]
     lines += [f"not in selection {index}" for index in sweep.absent]
     if sweep.residual:

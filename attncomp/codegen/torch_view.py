@@ -23,7 +23,7 @@ class SweepView:
     gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
     keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
     looked for that need no mask. tensors: names of the integer tensors that the
-    condition reads.
+    condition reads. walk: the number of the walk that lists the sweep's keys, None for none.
     """
 
     index: int
@@ -45,6 +45,12 @@ class SweepView:
     keyed: bool
     full_tiles: bool
     tensors: tuple[str, ...]
+    walk: int | None
+
+    @property
+    def listed(self) -> bool:
+        """Whether the keys are those of a list, and not a range."""
+        return self.source is not None or self.walk is not None
 
 
 def sweep_views(plan: KernelPlan) -> list[SweepView]:
@@ -87,6 +93,7 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         full_tiles=sweep.full_tiles and bool(residual or condition) and not flags,
         tensors=tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
+        walk=None if sweep.walk is None else plan.walks.index(sweep.walk),
     )
 
 

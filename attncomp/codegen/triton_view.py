@@ -63,6 +63,27 @@ def tensor_arguments(plan: KernelPlan, sweeps: Sequence[SweepPlan]) -> list[Argu
     return arguments
 
 
+def walk_arguments(
+    plan: KernelPlan, sweeps: Sequence[SweepPlan], *, inverse: bool = False
+) -> list[Argument]:
+    """What a kernel needs of the lists that its sweeps walk; inverse: those of blocks of keys."""
+    arguments = []
+    walked = {sweep.walk for sweep in sweeps}
+    for i, walk in enumerate(plan.walks):
+        if walk not in walked:
+            continue
+        spans, lists = entries.walk_texts(plan, i)
+        pointers = (f"inverse_{i}[0]", f"inverse_{i}[1]") if inverse else (spans, lists)
+        arguments += [
+            Argument(f"spans_{i}", pointers[0]),
+            Argument(f"lists_{i}", pointers[1]),
+            Argument(f"list_rows_{i}", f"launch.rows({spans})"),
+            Argument(f"list_heads_{i}", f"heads // {spans}.shape[1]"),
+            Argument(f"list_width_{i}", f"{lists}.shape[2]"),
+        ]
+    return arguments
+
+
 def size_names(plan: KernelPlan) -> list[str]:
     """Integer parameters of the plan's kernels: none is worth a compilation of its own.
 
@@ -75,6 +96,8 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
+    for i in range(len(plan.walks)):
+        names += [f"list_rows_{i}", f"list_heads_{i}", f"list_width_{i}"]
     for name, rank in entries.tensors_of(plan.sweeps).items():
         sizes = [(entries.pointer(name), place) for place in range(rank)]
         names += [f"{p}_{kind}_{place}" for p, place in sizes for kind in ("stride", "size")]

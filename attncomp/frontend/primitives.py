@@ -96,6 +96,38 @@ _ROWS = (
         given={"evict": [[[16, 3, 4, 16, 7, 9, 8, 16, 10, 16, 13, 14, 13, 16, 16, 16]]]},
     ),
     Primitive(
+        name="blocks",
+        parameters=(_count("size", "Positions of a block; the first starts at position 0."),),
+        doc="Blocks of pairs that a mask has: block_mask[b, h, q // size, k // size] != 0.",
+        example="blocks(4)",
+        given={"block_mask": [[[[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]]]},
+    ),
+    Primitive(
+        name="topk_blocks",
+        parameters=(
+            _count("k", "Blocks chosen for a block of queries."),
+            _count("size", "Positions of a block; the first starts at position 0."),
+        ),
+        doc="The k highest-scored blocks of keys up to the query's own, by block_scores.",
+        example="topk_blocks(k=2, size=4)",
+    ),
+    Primitive(
+        name="random_blocks",
+        parameters=(
+            Parameter(
+                name="count",
+                type=int,
+                minimum=1,
+                maximum=128,  # a mask compares a key's block with each
+                doc="Blocks drawn for a block of queries, perhaps one more than once.",
+            ),
+            _count("size", "Positions of a block; the first starts at position 0."),
+            _count("seed", "Chooses among the draws.", minimum=0, default=0),
+        ),
+        doc="Random blocks of keys, the same for all heads (BigBird, arXiv 2007.14062).",
+        example="random_blocks(count=2, size=4)",
+    ),
+    Primitive(
         name="sparsek",
         parameters=(
             _count("k", "Keys selected for a query."),

@@ -46,9 +46,8 @@ def catalogue_sections(
         call = row.example or row.name
         given = {name: torch.tensor(entries) for name, entries in row.given.items()}
         # Tensors that are given have the length of a thumbnail.
-        picture = pictured(
-            parse(call), _LENGTH if given else size, tensors=given, seed=seed, name=call
-        )
+        length = _LENGTH if given else size
+        picture = pictured(parse(call), length, tensors=given, seed=seed, name=call)
         sections.append(_section(row, "a primitive", picture))
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)

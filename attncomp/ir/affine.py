@@ -2,7 +2,7 @@
 
     Affine  :=  constant + sum of coefficient * term
     term    :=  index | Quotient(Affine, divisor) | Remainder(Affine, divisor)
-             |  Product(Affine, Affine) | Entry(tensor, Affine, ...)
+             |  Product(Affine, Affine) | Entry(tensor, Affine, ...), of it or of a table
     index   :=  q | k | h | b | n, of a pair  |  first | last, the ends of a tile  |  n_keys
 
 Equal affine expressions are one value, and so are many equal quotients and remainders: what a
@@ -66,14 +66,66 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Top:
+    """A table of 0 and 1: whether a block of keys is among the `count` best of a block of queries.
+
+    The entry's tensor holds a score for each pair of blocks. Those up to the queries' own block
+    compete; of equal scores the earlier block is the better one, NaN is worse than any number.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A table of 0 and 1: whether a block of keys is drawn for a block of queries.
+
+    With T = ceil(n / size) blocks, draw i of block q is mix(mix(mix(seed) + q) + i) % T in unsigned
+    32-bit arithmetic, where mix(x) is x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b;
+    x ^= x >> 16 (https://nullprogram.com/blog/2018/07/31/).
+    """
+
+    count: int
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """`tensor[i, j, ...]`, an entry of an integer tensor given at the call; 0 outside of it."""
+    """`tensor[i, j, ...]`, an entry of an integer tensor given at the call; 0 outside of it.
+
+    table: None for the tensor itself, else what is read in its place, made at the call: `Top` from
+    a tensor of scores, `Drawn` from none.
+    """
 
     tensor: str
     indices: tuple[Affine, ...]
+    table: Top | Drawn | None = None
 
     def __str__(self) -> str:
-        return f"{self.tensor}[{', '.join(map(str, self.indices))}]"
+        match self.table:
+            case None:
+                name = self.tensor
+            case Top(count):
+                name = f"top{count}({self.tensor})"
+            case Drawn(count, _, seed):
+                name = f"drawn({count}, seed={seed})"
+            case _:
+                assert_never(self.table)
+        return f"{name}[{', '.join(map(str, self.indices))}]"
+
+    @property
+    def name(self) -> str:
+        """What the tensor that kernels read is called; one that is made has dots in its name."""
+        match self.table:
+            case None:
+                return self.tensor
+            case Top(count):
+                return f"{self.tensor}.top.{count}"
+            case Drawn(count, size, seed):
+                return f"drawn.{count}.{size}.{seed}"
+            case _:
+                assert_never(self.table)
 
 
 Term: TypeAlias = "Index | Quotient | Remainder | Product | Entry"
@@ -341,7 +393,7 @@ def _substituted(t: Term, values: Mapping[IndexName, Affine]) -> Affine:
             return value.substitute(values).remainder(divisor)
         case Product(left, right):
             return left.substitute(values).times(right.substitute(values))
-        case Entry(tensor, indices):
-            return term(Entry(tensor, tuple(i.substitute(values) for i in indices)))
+        case Entry(tensor, indices, table):
+            return term(Entry(tensor, tuple(i.substitute(values) for i in indices), table))
         case _:
             assert_never(t)

@@ -21,6 +21,7 @@ from attncomp.errors import (
 from attncomp.frontend import ast
 from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import VARIABLES, Condition, at
+from attncomp.ir.affine import Drawn, Entry, Top, index, term
 from attncomp.ir.conditions import add_condition
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
@@ -38,7 +39,25 @@ def _window(span: Span | None, size: int = 1, before: int = 0, after: int = 0) -
     return Box(distance=Interval(-after, max(size, before + 1)), span=span)
 
 
-# One entry a primitive of `attncomp.frontend.catalog`; the keywords are its parameters.
+def _listed(tensor: str, size: int, span: Span | None, table: Top | Drawn | None = None) -> Op:
+    """The pairs whose blocks of `size` positions have an entry of 0 in a table of blocks."""
+    blocks = index("q").quotient(size), index("k").quotient(size)
+    of_heads = () if isinstance(table, Drawn) else (index("b"), index("h"))
+    entry = Entry(tensor, (*of_heads, *blocks), table)
+    return Where(relation="==", value=term(entry), span=span)
+
+
+# Primitives that are complements: what they leave out, by the keywords that are their parameters.
+EXCLUDED_OPS: Final[Mapping[str, Callable[..., Op]]] = MappingProxyType(
+    {
+        "blocks": lambda size, span: _listed("block_mask", size, span),
+        "topk_blocks": lambda k, size, span: _listed("block_scores", size, span, Top(k)),
+        "random_blocks": lambda count, size, seed, span: _listed(
+            "", size, span, Drawn(count, size, seed)
+        ),
+    }
+)
+# One entry for each other primitive of `attncomp.frontend.catalog`, likewise.
 PRIMITIVE_OPS: Final[Mapping[str, Callable[..., Op]]] = MappingProxyType(
     {
         "full": lambda span: Box(span=span),
@@ -83,6 +102,9 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             if expr.name in PRIMITIVE_PREDICATES:
                 text = PRIMITIVE_PREDICATES[expr.name].format(**arguments)
                 return _add_condition(graph, ast.Where(at(_condition(text), expr.span), expr.span))
+            if expr.name in EXCLUDED_OPS:
+                rest = graph.add(EXCLUDED_OPS[expr.name](span=expr.span, **arguments))
+                return graph.add(Complement(span=expr.span), [rest])
             return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
         case ast.Where():
             return _add_condition(graph, expr)
@@ -138,9 +160,11 @@ def _check_tensors(graph: Graph) -> None:
     uses: dict[str, str] = dict.fromkeys(map(str, VARIABLES), "an index of the pair")
     uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
     uses |= {op.scores: "a tensor of scores" for op in ops if isinstance(op, SparseK)}
+    entries = [(op, e) for op in ops if isinstance(op, Where) for e in op.value.entries]
+    uses |= {e.tensor: "a tensor of scores" for _, e in entries if isinstance(e.table, Top)}
     ranks: dict[str, int] = {}
-    for op in ops:
-        for entry in op.value.entries if isinstance(op, Where) else ():
+    for op, entry in entries:
+        if entry.table is None:
             name, rank = entry.tensor, len(entry.indices)
             if name in uses:
                 raise TensorNameError(op.span, name=quoted(name), use=uses[name])

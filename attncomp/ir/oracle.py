@@ -90,16 +90,17 @@ def tensor_names(graph: Graph) -> tuple[str, ...]:
         if isinstance(op, SparseK):
             names[op.scores] = None
         elif isinstance(op, Where):
-            names |= dict.fromkeys(entry.tensor for entry in op.value.entries)
+            names |= dict.fromkeys(entry.tensor for entry in op.value.entries if entry.tensor)
     return tuple(names)
 
 
 def tensor_entries(graph: Graph) -> dict[str, tuple[Entry, ...]]:
-    """For each integer tensor that tests read, the entries that they read of it."""
+    """For each tensor that tests read, of integers or of scores of blocks, what they read of it."""
     entries: dict[str, dict[Entry, None]] = {}
     for op in map(graph.op, graph.walk()):
         for entry in op.value.entries if isinstance(op, Where) else ():
-            entries.setdefault(entry.tensor, {})[entry] = None
+            if entry.tensor:
+                entries.setdefault(entry.tensor, {})[entry] = None
     return {name: tuple(found) for name, found in entries.items()}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import assert_never
 
-from attncomp.ir.affine import Affine, Entry, Index, Product, Quotient, Remainder
+from attncomp.ir.affine import Affine, Drawn, Entry, Index, Product, Quotient, Remainder, Top
 from attncomp.ir.ops import Box, Condition, Interval, Where
 
 
@@ -72,8 +72,9 @@ class Pairs(NamedTuple):
                     part = self._value(inner) % divisor
                 case Product(left, right):
                     part = self._value(left) * self._value(right)
-                case Entry(tensor, positions):
-                    part = self._entry(tensor, [self._value(position) for position in positions])
+                case Entry(tensor, positions, table):
+                    places = [self._value(position) for position in positions]
+                    part = _entry(self._table(tensor, table), places)
                 case _:
                     assert_never(term)
             total = total + coefficient * part
@@ -82,15 +83,55 @@ class Pairs(NamedTuple):
     def inside(self, box: Box) -> Tensor:
         return _within(self.distance, box.distance) & _within(self.key, box.keys)
 
-    def _entry(self, name: str, positions: list[Tensor]) -> Tensor:
-        tensor = self.tensors[name]
-        inside = torch.tensor(True, device=tensor.device)
-        clamped = []
-        for size, position in zip(tensor.shape, positions, strict=True):
-            # A dimension of size 1 serves every position.
-            inside = inside & (position >= 0) & ((position < size) | (size == 1))
-            clamped.append(position.clamp(0, size - 1))
-        return torch.where(inside, tensor[tuple(clamped)].long(), 0)
+    def _table(self, name: str, table: Top | Drawn | None) -> Tensor:
+        match table:
+            case None:
+                return self.tensors[name]
+            case Top(count):
+                return _best(self.tensors[name].detach(), count)
+            case Drawn():
+                return _drawn(table, int(self.indices["n"])).to(self.key.device)
+            case _:
+                assert_never(table)
+
+
+def _entry(tensor: Tensor, positions: list[Tensor]) -> Tensor:
+    inside = torch.tensor(True, device=tensor.device)
+    clamped = []
+    for size, position in zip(tensor.shape, positions, strict=True):
+        # A dimension of size 1 serves every position.
+        inside = inside & (position >= 0) & ((position < size) | (size == 1))
+        clamped.append(position.clamp(0, size - 1))
+    return torch.where(inside, tensor[tuple(clamped)].long(), 0)
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """Which blocks [..., T, T] are among the `count` best of their row, up to the diagonal."""
+    block = torch.arange(scores.shape[-1], device=scores.device)
+    left, right = scores.unsqueeze(-1), scores.unsqueeze(-2)  # does the left one beat the right?
+    earlier = block[:, None] < block
+    same = (left == right) | (left.isnan() & right.isnan())
+    beats = (left > right) | (right.isnan() & ~left.isnan()) | (same & earlier)
+    competes = block <= block[:, None]  # [T, T]
+    better = (beats & competes.unsqueeze(-1)).sum(-2)
+    return (competes & (better < count)).long()
+
+
+def _drawn(table: Drawn, n_keys: int) -> Tensor:
+    """The table [T, T] of a draw, one integer after the other."""
+
+    def mix(x: int) -> int:
+        x &= 0xFFFFFFFF
+        x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
+        x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
+        return x ^ x >> 16
+
+    n_blocks = -(-n_keys // table.size)
+    found = torch.zeros(n_blocks, n_blocks, dtype=torch.int64)
+    for query in range(n_blocks):
+        for number in range(table.count):
+            found[query, mix(mix(mix(table.seed) + query) + number) % n_blocks] = 1
+    return found
 
 
 def _within(value: Tensor, interval: Interval) -> Tensor:

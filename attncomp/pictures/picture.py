@@ -1,8 +1,9 @@
 """What a picture of a pattern shows, as data: gates, the sweeps that own them, and what is visited.
 
 What is visited comes from the plan, by the expressions that the kernels run: the bounds of
-contiguous sweeps and the selections' lists of keys. Which pairs are attended comes from the dense
-meaning of the pattern. A picture thus shows both, and the pairs between them that cost time only.
+contiguous sweeps, their lists of blocks and the selections' lists of keys. Which pairs are attended
+comes from the dense meaning of the pattern. A picture thus shows both, and the pairs between them
+that cost time only.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.affine import IndexName
+from attncomp.ir.affine import IndexName, term
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Range, SparseK
+from attncomp.ir.ops import Range, SparseK, Where
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.pairs import Pairs
+from attncomp.ir.walk import Walk
+from attncomp.runtime.tables import block_lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,13 @@ def picture(
 
     gate = dense(graph)
     selected = tuple(_selected(s, dense) for s in plan.selections)
-    met = [_one(pairs.meeting(sweep.condition), place) for sweep in plan.all_sweeps]
+    met = [_one(_meeting(pairs, sweep), place) for sweep in plan.all_sweeps]
+    walked = {walk: _lists(walk, tensors, n_keys, place) for walk in plan.walks}
     sweep = torch.full(gate.shape, -1, dtype=torch.int64)
     for index, sweep_plan in enumerate(plan.all_sweeps):
         own = _attends(sweep_plan, gate.shape, selected) & met[index]
         sweep[own & (gate != 0)] = index
-    tiles, lists = _visits(plan, selected, n_queries, n_keys, tile)
+    tiles, lists = _visits(plan, (n_queries, n_keys), selected, walked, tile)
     return Picture(
         gate=gate,
         sweep=sweep,
@@ -124,22 +128,29 @@ def picture(
 
 def _visits(
     plan: KernelPlan,
+    size: tuple[int, int],
     selected: Sequence[Tensor],
-    n_queries: int,
-    n_keys: int,
+    walked: Mapping[Walk, list[list[int]]],
     tile: tuple[int, int],
 ) -> tuple[list[Tile], list[KeyList]]:
-    """What all sweeps visit; tiles of a class hold the pairs that it attends, and are left out."""
+    """What all sweeps visit, size being queries by keys.
+
+    Tiles of a class hold the pairs that it attends, and are left out.
+    """
+    n_queries, n_keys = size
+    shift = n_keys - n_queries
     tiles: list[Tile] = []
     lists: list[KeyList] = []
     for start in range(0, n_queries, tile[0]):
         queries = range(start, min(start + tile[0], n_queries))
         for index, sweep in enumerate(plan.all_sweeps):
-            if sweep.source is not None:
+            if sweep.walk is not None:
+                tiles += _listed(index, sweep.walk, walked[sweep.walk], queries, shift, n_keys)
+            elif sweep.source is not None:
                 alive = selected[sweep.source][start : queries.stop].any(0)
                 lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
             elif sweep.step == 1:
-                tiles += _tiles(index, sweep, queries, n_keys - n_queries, n_keys, tile[1])
+                tiles += _tiles(index, sweep, queries, shift, n_keys, tile[1])
     return tiles, lists
 
 
@@ -147,6 +158,41 @@ def _one(pairs: Tensor, place: tuple[int, int]) -> Tensor:
     """Of [B or 1, H or 1, Nq, Nk] the matrix of one head, in one row of the batch."""
     head, row = place
     return pairs[min(row, pairs.shape[0] - 1), min(head, pairs.shape[1] - 1)]
+
+
+def _meeting(pairs: Pairs, sweep: SweepPlan) -> Tensor:
+    """The pairs that meet a sweep's condition, and what its walk makes sure of."""
+    met = pairs.meeting(sweep.condition)
+    if sweep.walk is None:
+        return met
+    return met & ~pairs.passing(Where(relation="==", value=term(sweep.walk.entry)))
+
+
+def _lists(
+    walk: Walk, tensors: Mapping[str, Tensor], n_keys: int, place: tuple[int, int]
+) -> list[list[int]]:
+    """For one head the blocks of keys that each block of queries visits."""
+    spans, lists = block_lists(walk, tensors, n_keys, torch.device("cpu"))
+    head, row = min(place[0], spans.shape[1] - 1), min(place[1], spans.shape[0] - 1)
+    return [lists[row, head, begin:end].tolist() for begin, end in spans[row, head].tolist()]
+
+
+def _listed(
+    index: int,
+    walk: Walk,
+    lists: Sequence[Sequence[int]],
+    queries: range,
+    shift: int,
+    n_keys: int,
+) -> Iterator[Tile]:
+    """The blocks of keys that a walk visits for a tile of queries, as far as each query does."""
+    size = walk.size
+    for block in range(max(queries[0] + shift, 0) // size, (queries[-1] + shift) // size + 1):
+        start = max(queries.start, block * size - shift)
+        stop = min(queries.stop, block * size + size - shift)
+        for key in lists[block]:
+            keys = range(key * size, min(key * size + size, n_keys))
+            yield Tile(index, range(start, stop), keys, False)
 
 
 def _selected(selection: SelectionPlan, dense: Callable[[Graph], Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import torch
@@ -19,7 +19,15 @@ from attncomp.ir.oracle import tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import Picture, picture
 from attncomp.runtime.checks import checked_length
-from attncomp.runtime.inputs import Sizes, bare_indices, checked_inputs, least_size
+from attncomp.runtime.inputs import (
+    Sizes,
+    are_scores,
+    bare_indices,
+    block_count,
+    checked_inputs,
+    least_size,
+)
+from attncomp.runtime.tables import with_all_heads
 
 # Sweeps, their bounds and their order are the same for every problem.
 _PROBLEM: Final = Problem(
@@ -42,7 +50,7 @@ def pictured(
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
-    Scores [B, G, Nk] that are not among `tensors` are standard normal from `seed`, which the
+    Scores of keys or blocks that are not among `tensors` are standard normal from `seed`, which the
     caption says. n_queries: None for the least of a few lengths at which the pattern shows its
     sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
     batch choose one of as many heads and rows of the batch as the tensors have. name: what the
@@ -56,9 +64,9 @@ def pictured(
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
     tensors = {} if tensors is None else tensors
     graph = build(expr)
-    needed = _needed_scores(graph)
-    drawn = [score for score in needed if score not in tensors]
-    given = {**_normal(needed, n_keys, seed), **tensors}
+    shapes = _score_shapes(graph, n_keys)
+    drawn = [score for score in shapes if score not in tensors]
+    given = {**_normal(shapes, seed), **tensors}
     checked, sizes, place = _checked(graph, pattern, given, n_keys, head, batch)
     caption = f"gate of {name or pattern}: {n_queries} queries (down) by {n_keys} keys (right)"
     if drawn:
@@ -82,6 +90,19 @@ def _needed_scores(graph: Graph) -> list[str]:
     return [name for name in tensor_names(graph) if name not in entries]
 
 
+def _score_shapes(graph: Graph, n_keys: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of scores that a pattern needs, with the shapes of one group of one row."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    entries = tensor_entries(graph)
+    for name in tensor_names(graph):
+        if name not in entries:
+            shapes[name] = 1, 1, n_keys
+        elif are_scores(entries[name]):
+            n_blocks = block_count(entries[name][0], n_keys)
+            shapes[name] = 1, 1, n_blocks, n_blocks
+    return shapes
+
+
 def _checked(
     graph: Graph, pattern: str, given: Mapping[str, Tensor], n_keys: int, head: int, batch: int
 ) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
@@ -99,6 +120,7 @@ def _checked(
     heads, head = chosen("head", "h", head)
     sizes = Sizes(rows, heads, n_keys)
     checked = checked_inputs(given, tensor_names(graph), entries, sizes, pattern)
+    checked = with_all_heads(checked, entries, heads)
     for name in _needed_scores(graph):
         if not len(checked[name]):
             raise TensorShapeError(
@@ -110,11 +132,12 @@ def _checked(
     return checked, (heads, rows), (head, row)
 
 
-def _normal(names: Sequence[str], n_keys: int, seed: int) -> dict[str, Tensor]:
-    """Standard normal scores [1, 1, Nk] float64 for each name."""
+def _normal(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """Standard normal scores float64 for each name."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(1, 1, n_keys, generator=generator, dtype=torch.float64) for name in names
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
     }
 
 

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from attncomp.codegen.emit import render
-from attncomp.codegen.entries import tensors_of
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
+from attncomp.ir.affine import Top
 from attncomp.runtime.cache import private_directory
 from attncomp.runtime.loader import load_module
+from attncomp.runtime.tables import block_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,9 +273,17 @@ def _run(module: Any, plan: KernelPlan) -> None:
     k = empty(1, kv_heads, length, problem.head_dim)
     v = empty(1, kv_heads, length, problem.value_dim)
     scale = problem.head_dim**-0.5
-    ranks = tensors_of(plan.sweeps)
-    given = [empty(*[16] * ranks[name], dtype=torch.int32) for name in plan.tensors]
-    state = (*module.select(scores, length), *given)
+    shapes = {e.tensor: [16] * len(e.indices) for e in plan.entries.values()}
+    for walk in plan.walks:
+        n_blocks = -(-length // walk.size)
+        shapes[walk.entry.tensor] = [1] * (len(walk.entry.indices) - 2) + [n_blocks, n_blocks]
+    made = {entry.tensor for entry in plan.block_entries if isinstance(entry.table, Top)}
+    given = {
+        name: empty(*shapes[name], dtype=torch.float32 if name in made else torch.int32)
+        for name in plan.inputs
+    }
+    blocks = block_state(plan, given, heads, length, q.device)
+    state = (*module.select(scores, length), *blocks)
     out, lse = module.forward(q, k, v, state, scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)

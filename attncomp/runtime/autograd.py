@@ -5,8 +5,8 @@ any process can generate the kernels again; a graph that holds these ops can thu
 
 `select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
 `attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
-arguments for their gradients alone. The integer tensors that conditions read stand behind the
-selections in its `state`.
+arguments for their gradients alone. The integer tensors that conditions read, and the lists of
+blocks that sweeps walk, stand behind the selections in its `state`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs.
 
-    scores, and the integer tensors that conditions read, are in the plan's order.
+    scores are in the plan's order; tensors are `attncomp.runtime.tables.block_state`.
     """
     _refuse_tangents(q, k, v, *scores)
     state: list[Tensor] = []

@@ -35,7 +35,7 @@ _DTYPES: Final[Mapping[str, tuple[torch.dtype, ...]]] = {
     "torch": (*_NARROW, torch.float64),
     "reference": (*_NARROW, torch.float64),
 }
-_SCORE_DTYPES: Final = (*_NARROW, torch.float64)
+SCORE_DTYPES: Final = (*_NARROW, torch.float64)
 _LAYOUTS: Final = (
     ("q", "[B, Hq, Nq, D]"),
     ("k", "[B, Hk, Nk, D]"),
@@ -200,10 +200,10 @@ def check_scores(
         )
     if q is not None:
         check_device(name, tensor, q, pattern)
-    if tensor.dtype not in _SCORE_DTYPES:
+    if tensor.dtype not in SCORE_DTYPES:
         raise TensorDtypeError(
             subject=name,
-            expected=names_of(_SCORE_DTYPES),
+            expected=names_of(SCORE_DTYPES),
             found=name_of(tensor.dtype),
             pattern=pattern,
         )

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.ir.affine import Affine, Index, Quotient, index
+from attncomp.ir.affine import Affine, Drawn, Entry, Index, Quotient, Top, index
 from attncomp.ir.ops import Box, Range
 from attncomp.ir.passes.bound import bounds_of
+from attncomp.ir.walk import Walk
 
 _MODES: Final = {
     None: "none: every attended key counts in full",
@@ -49,6 +50,7 @@ def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
     for number, sweep in enumerate(plan.all_sweeps):
         limit = _limit(plan, sweep)
         there = "all keys there" if sweep.step == 1 else f"one in {sweep.step} of the keys there"
+        there = there if sweep.walk is None else "all keys of these blocks, no others"
         keys = there if limit is None else f"at most {limit} keys a query"
         gate = "" if sweep.gate is None or plan.mode == "hard" else f", gate {sweep.gate}"
         classes = f" in classes modulo {sweep.step}" if sweep.step > 1 else ""
@@ -59,10 +61,21 @@ def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
     """The largest number of keys of a query that the sweep visits; None where it grows with N."""
     widths = [_width(_range(box, sweep)) for box in sweep.box]
     reached = None if None in widths else sum(width for width in widths if width is not None)
-    if sweep.source is None:
-        return None if reached is None else -(-reached // sweep.step)
-    k = plan.selections[sweep.source].k
-    return k if reached is None else min(k, reached)
+    if reached is not None:
+        reached = -(-reached // sweep.step)
+    listed = _listed(plan, sweep)
+    return min((limit for limit in (listed, reached) if limit is not None), default=None)
+
+
+def _listed(plan: KernelPlan, sweep: SweepPlan) -> int | None:
+    """The largest number of keys in a query's list; None without a list or a limit of it."""
+    if sweep.source is not None:
+        return plan.selections[sweep.source].k
+    match sweep.walk:
+        case Walk(Entry(table=Top(count) | Drawn(count)), size):
+            return count * size
+        case _:
+            return None
 
 
 def _range(box: Box, sweep: SweepPlan) -> Range:
@@ -98,6 +111,8 @@ def _limits(plan: KernelPlan) -> list[int | None]:
     limits: dict[str, int | None] = {}
     for number, sweep in enumerate(plan.all_sweeps):
         name = f"sweep {number}" if sweep.source is None else f"selection {sweep.source}"
+        if sweep.walk is not None and _limit(plan, sweep) == _listed(plan, sweep):
+            name = str(sweep.walk)
         limits[name] = _limit(plan, sweep)
     return list(limits.values())
 
@@ -108,16 +123,23 @@ def _keys(plan: KernelPlan) -> str:
     if not limits:
         return "none: no query attends to any key"
     if len(known) < len(limits):
-        return "grow with the context length"
+        unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
+        listed = all(sweep.walk is not None for sweep in unlimited)
+        return "those of the listed blocks" if listed else "grow with the context length"
     total = f" = {sum(known)}" if len(known) > 1 else ""
     return f"at most {' + '.join(map(str, known))}{total} a query, in one softmax"
 
 
 def _time(plan: KernelPlan) -> str:
-    time = "O(N^2)" if None in _limits(plan) else "O(N)"
-    if not plan.selections:
-        return f"{time}, forward and backward"
-    return f"{time}, forward and backward; O(N log N) for the selection, once a score group"
+    unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
+    listed = "O(pairs of the listed blocks)" if unlimited else "O(N)"
+    time = "O(N^2)" if any(sweep.walk is None for sweep in unlimited) else listed
+    parts = [f"{time}, forward and backward"]
+    if plan.selections:
+        parts.append("O(N log N) for the selection, once a score group")
+    sizes = {walk.size for walk in plan.walks if not isinstance(walk.entry.table, Drawn)}
+    parts += [f"the table of (N / {size})^2 blocks is read once a call" for size in sorted(sizes)]
+    return "; ".join(parts)
 
 
 def _retained(plan: KernelPlan) -> str:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
-from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, index
+from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, Top, index
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import SparseK, Where
 from attncomp.runtime.checks import (
+    SCORE_DTYPES,
     check_device,
     check_given,
     check_layout,
@@ -35,9 +36,9 @@ _INTEGER_DTYPES: Final = (
 )
 
 
-SizeRule: TypeAlias = tuple[str, Callable[[int], bool]]
+SizeRule: TypeAlias = tuple[Callable[[], str], Callable[[int], bool]]
 Layout: TypeAlias = list[SizeRule]
-"""What sizes each dimension of a tensor may have: in words, and as a check."""
+"""What sizes each dimension of a tensor may have: in words when asked, and as a check."""
 
 
 class Sizes(NamedTuple):
@@ -56,10 +57,10 @@ def checked_inputs(
     pattern: str,
     q: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The needed tensors as kernels read them; CallError of the first thing that is wrong.
+    """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what the pattern reads of each integer tensor; all others are scores. q is the call's,
-    None for a mask.
+    entries: what tests read of each tensor; all others are scores of keys. q is the call's, None
+    for a mask.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
     check_names(tensors, needed, pattern)
@@ -71,11 +72,13 @@ def checked_inputs(
             checked[name] = tensors[name]
             continue
         layout = entry_layout(entries[name], sizes)
-        check_given(name, tensors.get(name), _layout_text(layout), pattern)
+        if not isinstance(tensors.get(name), Tensor):  # words of symbolic sizes fix them
+            check_given(name, tensors.get(name), _layout_text(layout), pattern)
         if q is not None:
             check_device(name, tensors[name], q, pattern)
-        _check_integers(name, tensors[name], layout, pattern)
-        checked[name] = _prepared(tensors[name], entries[name], sizes.heads)
+        dtypes = SCORE_DTYPES if are_scores(entries[name]) else _INTEGER_DTYPES
+        _check_entries(name, tensors[name], layout, dtypes, pattern)
+        checked[name] = _widened(tensors[name])
     return checked
 
 
@@ -148,8 +151,20 @@ def _sizes_along(
     return sizes
 
 
-def _check_integers(name: str, tensor: Tensor, layout: Layout, pattern: str) -> None:
-    """Raise the CallError of the first thing that is wrong with a tensor of integers."""
+def are_scores(entries: Sequence[Entry]) -> bool:
+    """Whether what tests read of a tensor are the best ones of its scores."""
+    return isinstance(entries[0].table, Top)
+
+
+def block_count(entry: Entry, n_keys: int) -> int:
+    """How many blocks of positions an entry's last subscript tells apart."""
+    return -(-n_keys // (_positions_a_size(entry.indices[-1]) or 1))
+
+
+def _check_entries(
+    name: str, tensor: Tensor, layout: Layout, dtypes: Sequence[torch.dtype], pattern: str
+) -> None:
+    """Raise the CallError of the first thing that is wrong with a tensor that tests read."""
     if tensor.layout is not torch.strided:
         check_layout(name, tensor, pattern)
     fits = tensor.ndim == len(layout) and all(
@@ -162,22 +177,19 @@ def _check_integers(name: str, tensor: Tensor, layout: Layout, pattern: str) -> 
             found=tuple(tensor.shape),
             pattern=pattern,
         )
-    if tensor.dtype not in _INTEGER_DTYPES:
+    if tensor.dtype not in dtypes:
         raise TensorDtypeError(
             subject=name,
-            expected=names_of(_INTEGER_DTYPES),
+            expected=names_of(dtypes),
             found=name_of(tensor.dtype),
             pattern=pattern,
         )
 
 
-def _prepared(tensor: Tensor, entries: Sequence[Entry], heads: int) -> Tensor:
-    """A checked tensor as kernels read it: int32 or int64, one entry for each of several heads."""
-    for place, subscript in enumerate(entries[0].indices):
-        size = tensor.shape[place]
-        if subscript == index("h") and 1 < size < heads:
-            tensor = tensor.repeat_interleave(heads // size, place)
-    return tensor if tensor.dtype == torch.int64 else tensor.to(torch.int32)
+def _widened(tensor: Tensor) -> Tensor:
+    """A checked tensor as kernels read it: of integers int32 or int64, of scores as it is."""
+    kept = tensor.dtype == torch.int64 or tensor.is_floating_point()
+    return tensor if kept else tensor.to(torch.int32)
 
 
 def shape_text(entries: Sequence[Entry]) -> str:
@@ -200,7 +212,7 @@ def _size_name(subscript: Affine) -> str | None:
 
 
 def _layout_text(layout: Layout) -> str:
-    return "[" + ", ".join(text for text, _ in layout) + "]"
+    return "[" + ", ".join(text() for text, _ in layout) + "]"
 
 
 def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> Layout:
@@ -214,7 +226,9 @@ def entry_layout(entries: Sequence[Entry], sizes: Sizes) -> Layout:
     for place in range(len(entries[0].indices)):
         subscripts = [entry.indices[place] for entry in entries]
         rules = [_size_rule(subscript, sizes) for subscript in subscripts]
-        known = [rule for rule in rules if rule is not None] or [("any", lambda size: size >= 1)]
+        known = [rule for rule in rules if rule is not None] or [
+            (lambda: "any", lambda size: size >= 1)
+        ]
         layout.append(known[0])
     return layout
 
@@ -223,15 +237,15 @@ def _size_rule(subscript: Affine, sizes: Sizes) -> SizeRule | None:
     """The sizes that a subscript asks for; None for any."""
     if subscript == index("b"):
         batch = sizes.batch
-        return f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
+        return lambda: f"{batch} or 1" if batch != 1 else "1", lambda size: size in (1, batch)
     if subscript == index("h"):
         heads = sizes.heads
-        return f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
+        return lambda: f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
     blocks = _positions_a_size(subscript)
     if blocks is None:
         return None
     size = -(-sizes.n_keys // blocks)
-    return str(size), lambda found: found == size
+    return lambda: str(size), lambda found: found == size
 
 
 def _positions_a_size(subscript: Affine) -> int | None:

@@ -44,6 +44,29 @@ def extent(tensor: Tensor, place: int) -> int:
     return (1 << 31) - 1 if tensor.shape[place] == 1 else tensor.shape[place]
 
 
+def rows(spans: Tensor) -> int:
+    """By how many lists of blocks two rows of the batch are apart; 0 where they share them."""
+    return spans.shape[1] if spans.shape[0] > 1 else 0
+
+
+def inverse_lists(spans: Tensor, lists: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block of keys the blocks of queries that list it, ascending.
+
+    Takes and gives spans [B', H', T, 2] and lists [B', H', T * width] int32, of blocks of queries
+    and of blocks of keys (`attncomp.codegen.state`).
+    """
+    n_blocks = spans.shape[2]
+    listed = lists.unflatten(2, (n_blocks, -1))
+    width = listed.shape[3]
+    count = (spans[..., 1] - spans[..., 0]).unsqueeze(3)
+    used = torch.arange(width, device=lists.device) < count
+    ordered = torch.where(used, listed, n_blocks).flatten(2).sort(dim=-1, stable=True)
+    block = torch.arange(n_blocks + 1, device=lists.device, dtype=torch.int32)
+    ends = torch.searchsorted(ordered.values, block.expand(*spans.shape[:2], -1).contiguous())
+    inverse = torch.stack([ends[..., :-1], ends[..., 1:]], -1)
+    return inverse.int(), (ordered.indices // width).int()
+
+
 def precision(tensor: Tensor) -> str:
     """How float32 products are formed: as torch's float32 matmul precision says."""
     exact = torch.get_float32_matmul_precision() == "highest"

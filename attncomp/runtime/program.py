@@ -74,15 +74,23 @@ def plan_for(pattern: str, problem: Problem) -> KernelPlan:
     return lower(pattern, problem)
 
 
-def problem_text(backend: str, q: Tensor, k: Tensor, v: Tensor, scores: Iterable[Tensor]) -> str:
+def problem_text(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Iterable[Tensor],
+    list_heads: Iterable[int] = (),
+) -> str:
     """All of a call's problem but the target, which the device tells: `triton bfloat16 128 128 4`.
 
-    The last number is how many consecutive query heads share a KV head and the group of each score
-    tensor.
+    The last number is how many consecutive query heads share a KV head, the group of each score
+    tensor and each list of blocks, of which there are list_heads.
     """
     # To torch.compile sizes may be symbols; these it has to specialise on.
     heads, head_dim, value_dim = map(operator.index, (q.shape[1], q.shape[3], v.shape[3]))
-    shared = [heads // operator.index(tensor.shape[1]) for tensor in (k, *scores)]
+    counts = (*(tensor.shape[1] for tensor in (k, *scores)), *list_heads)
+    shared = [heads // operator.index(count) for count in counts]
     return f"{backend} {_DTYPES[q.dtype]} {head_dim} {value_dim} {math.gcd(*shared)}"
 
 

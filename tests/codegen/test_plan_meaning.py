@@ -24,11 +24,14 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.frontend.ast import Expr, to_text
+from attncomp.ir.affine import Drawn
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Condition, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
+from attncomp.ir.walk import Walk
+from attncomp.runtime.tables import block_lists, block_state
 
 SMALL = Problem(
     backend="triton", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
@@ -56,13 +59,17 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     key = torch.arange(n_keys)[None, :]
     query = torch.arange(n_queries)[:, None] + offset
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
+    state = block_state(plan, tensors, HEADS, n_keys, torch.device("cpu"))
+    tables = dict(zip(plan.tensors, state, strict=False))
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
     for sweep in plan.all_sweeps:
         mask = torch.ones_like(total, dtype=torch.bool)
         if sweep.residual:
             mask &= eval(mask_text(sweep.residual, "distance", "key"), names)
-        mask &= met(sweep.condition, indices | {"q": query, "k": key}, tensors)
+        mask &= met(sweep.condition, indices | {"q": query, "k": key}, tables)
+        if sweep.walk is not None:
+            mask &= listed(sweep.walk, query, key, tensors)
         if sweep.bounds is not None:
             mask &= visited(plan, sweep.bounds, names, n_queries, offset)
         if sweep.source is not None:
@@ -76,6 +83,17 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     return total
 
 
+def listed(walk: Walk, query: Tensor, key: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """The pairs [B', H', Nq, Nk] that a walk visits."""
+    spans, lists = block_lists(walk, tensors, key.shape[1], key.device)
+    found = torch.zeros(*spans.shape[:3], spans.shape[2], dtype=torch.bool)
+    for b, h, block in torch.cartesian_prod(*map(torch.arange, spans.shape[:3])).view(-1, 3):
+        begin, end = spans[b, h, block].tolist()
+        found[b, h, block, lists[b, h, begin:end].long()] = True
+    pairs = found[:, :, query.clamp(min=0) // walk.size, key // walk.size]
+    return pairs & (query >= 0)
+
+
 def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
     """Where a condition holds, by its texts as they stand in kernels."""
     names: dict[Any, str] = {name: name for name in indices}
@@ -83,7 +101,11 @@ def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor
     for number, entry in enumerate(condition_entries(condition)):
         places = [eval(str(place), {}, indices) for place in entry.indices]
         names[entry] = f"entry_{number}"
-        values[f"entry_{number}"] = entry_of(tensors[entry.tensor], places)
+        table = tensors[entry.name]
+        if isinstance(entry.table, Drawn):
+            chosen = (table[:, None] == torch.arange(table.shape[0])[:, None]).any(-1)
+            table = chosen.long()
+        values[f"entry_{number}"] = entry_of(table, places)
     text = condition_text(condition, names, TORCH)
     return eval(text, {}, values) if text else torch.tensor(True)
 

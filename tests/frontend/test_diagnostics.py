@@ -39,8 +39,8 @@ DRAWN = [
         error: unknown pattern 'zzz'
          --> <spec>:1:1
           | zzz
-          | ^^^ known patterns: causal, chunk, dilated, documents, first, full, lifetime, \
-prefix_lm, sparsek, strided, window
+          | ^^^ known patterns: blocks, causal, chunk, dilated, documents, first, full, \
+lifetime, prefix_lm, random_blocks, sparsek, strided, topk_blocks, window
         """,
     ),
     (

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from dense import Shape, assert_close, integer_tensors, make_graph
@@ -88,7 +89,34 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
             return min(pair_gate(left, pair, u, given), 1 - pair_gate(right, pair, u, given))
         case ast.Complement(operand=operand):
             return 1 - pair_gate(operand, pair, u, given)
+    if "blocks" in expr.name:
+        return block_gate(expr, pair, given)
     return call_gate(expr, pair.q, pair.k, u)
+
+
+def block_gate(call: ast.Call, pair: Pair, given: dict[str, Any]) -> float:
+    arguments: dict[str, Any] = dict(call.arguments)
+    size = arguments["size"]
+    query, key, n_blocks = pair.q // size, pair.k // size, -(-pair.n // size)
+    if query < 0:
+        return 0.0
+    match call.name:
+        case "blocks":
+            return float(given["block_mask"][pair.b, pair.h, query, key] != 0)
+        case "topk_blocks":
+            row = given["block_scores"].tensor[pair.b, 0, query, : query + 1].tolist()
+            worst_last = sorted(range(len(row)), key=lambda j: (math.isnan(row[j]), -row[j], j))
+            return float(key in worst_last[: arguments["k"]])
+        case _:
+            seeded = mixed(mixed(np.uint32(arguments["seed"])) + np.uint32(query))
+            draws = (mixed(seeded + np.uint32(i)) % n_blocks for i in range(arguments["count"]))
+            return float(key in [int(draw) for draw in draws])
+
+
+def mixed(x: np.uint32) -> np.uint32:
+    x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D)
+    x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
+    return x ^ x >> np.uint32(16)
 
 
 def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
@@ -136,6 +164,8 @@ class _Entries:
         )
 
 
+# unsigned arithmetic overflows on purpose
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @given(st.data())
 def test_every_pattern_means_what_its_definition_says(data: st.DataObject) -> None:
     expr = data.draw(patterns(), label="pattern")

@@ -9,6 +9,7 @@ from attncomp.errors import PatternTooLargeError
 from attncomp.ir.ops import Condition, Requirement
 from attncomp.ir.passes.lattice import Selections, Table
 from attncomp.ir.passes.reach import key_reach
+from attncomp.ir.walk import walkable
 
 PATH_LIMIT: Final = 128
 
@@ -19,9 +20,9 @@ _Cube: TypeAlias = tuple[tuple[int, bool], ...]
 def cases(table: Table, selections: Selections) -> list[tuple[Condition, Table]]:
     """Conditions of which each pair meets at most one, and tables over selections alone.
 
-    A pair that meets none has a gate of 0. Tests that bound the keys of a tile of queries come
-    first, one case each way, so that every case has bounds of its own; the others are grouped by
-    what they leave of the gate.
+    A pair that meets none has a gate of 0. Tests that bound or list the keys of a tile of queries
+    come first, one case each way, so that every case has bounds or a list of its own; the others
+    are grouped by what they leave of the gate.
 
     >>> from attncomp.frontend.parser import parse
     >>> from attncomp.ir.build import build
@@ -45,7 +46,8 @@ def _cases(
 ) -> Iterator[tuple[Condition, Table]]:
     for index in selections.test_indices(table):
         test = selections.test(index)
-        if any(key_reach(Requirement(test, holds)) for holds in (True, False)):
+        ways = [Requirement(test, holds) for holds in (True, False)]
+        if any(key_reach(way) or walkable(way) for way in ways):
             for holds in (True, False):
                 rest = _decided(table, index, holds, selections)
                 yield from _cases(rest, (*taken, Requirement(test, holds)), selections)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Op, Partition
+from attncomp.ir.ops import Op, Partition, Sweep
 from attncomp.ir.schedule import Problem, Schedule, Tile
 from attncomp.ir.schedule_table import Shape, row_for
+from attncomp.ir.walk import walk_of
 
 MIN_QUERIES: Final = 16  # the smallest side of a matrix product on tensor cores
 
@@ -34,7 +35,11 @@ class ScheduleTiles:
     name: ClassVar[str] = "schedule"
 
     def __call__(self, graph: Graph) -> Graph:
+        sweeps = [op for op in map(graph.op, graph.operands(graph.root)) if isinstance(op, Sweep)]
+        walks = [found[0] for found in map(walk_of, sweeps) if found is not None]
         schedule = schedule_of(self.problem)
+        for size in {walk.size for walk in walks}:
+            schedule = _within_blocks(schedule, size)
 
         def rule(new: Graph, op: Op, operands: tuple[NodeId, ...]) -> NodeId:
             if isinstance(op, Partition):
@@ -42,6 +47,26 @@ class ScheduleTiles:
             return new.add(op, operands)
 
         return graph.rewrite(rule)
+
+
+def _within_blocks(schedule: Schedule, size: int) -> Schedule:
+    """The schedule with tiles that fit into blocks of `size` positions, as long as these are wide.
+
+    A tile that reaches into several blocks visits the keys of each of them with masks.
+    """
+    fitting = size & -size
+    if fitting < MIN_QUERIES:
+        fitting = max(MIN_QUERIES, 1 << (max(1, size // 4).bit_length() - 1))
+
+    def cut(tile: Tile) -> Tile:
+        return replace(tile, queries=min(tile.queries, fitting), keys=min(tile.keys, fitting))
+
+    return replace(
+        schedule,
+        forward=cut(schedule.forward),
+        backward_query=cut(schedule.backward_query),
+        backward_contiguous=cut(schedule.backward_contiguous),
+    )
 
 
 def schedule_of(problem: Problem) -> Schedule:

@@ -1,0 +1,168 @@
+"""Tables of blocks: what tests read of them, and the lists of blocks that walks go through.
+
+All of it is made on the tensors' device at the call, of shapes that sizes alone decide, so that
+nothing waits for the device. T = ceil(Nk / size) blocks; B', H' are the sizes of the table's own
+dimensions, 1 where it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_never
+
+from attncomp.codegen.plan import KernelPlan
+from attncomp.ir.affine import Drawn, Entry, Top, index
+from attncomp.ir.ops import Box
+from attncomp.ir.walk import Walk
+
+
+def spread_heads(tensor: Tensor, entries: Iterable[Entry], heads: int) -> Tensor:
+    """A checked tensor with an entry for each of several heads."""
+    for place, subscript in enumerate(next(iter(entries)).indices):
+        size = tensor.shape[place]
+        if subscript == index("h") and 1 < size < heads:
+            tensor = tensor.repeat_interleave(heads // size, place)
+    return tensor
+
+
+def with_all_heads(
+    tensors: Mapping[str, Tensor], entries: Mapping[str, Sequence[Entry]], heads: int
+) -> dict[str, Tensor]:
+    """Checked tensors, those that tests read with an entry for each of several heads."""
+    return {
+        name: spread_heads(tensor, entries[name], heads) if name in entries else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def list_heads(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> list[int]:
+    """How many heads each walk of the plan has lists for: H', a divisor of Hq."""
+    return [_outer(walk.entry, tensors)[1] for walk in plan.walks]
+
+
+def _outer(entry: Entry, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """B' and H' of a table."""
+    rows, heads = 1, 1
+    for place, subscript in enumerate(entry.indices):
+        if subscript == index("b"):
+            rows = tensors[entry.tensor].shape[place]
+        elif subscript == index("h"):
+            heads = tensors[entry.tensor].shape[place]
+    return rows, heads
+
+
+def block_state(
+    plan: KernelPlan,
+    tensors: Mapping[str, Tensor],
+    heads: int,
+    n_keys: int,
+    device: torch.device,
+) -> list[Tensor]:
+    """What stands in the state behind the selections (`attncomp.codegen.state`).
+
+    tensors: checked ones by name, for heads query heads.
+    """
+    read = [_read(entry, tensors, heads, n_keys, device) for entry in plan.entries.values()]
+    lists = [part for walk in plan.walks for part in block_lists(walk, tensors, n_keys, device)]
+    return [*read, *lists]
+
+
+def _read(
+    entry: Entry, tensors: Mapping[str, Tensor], heads: int, n_keys: int, device: torch.device
+) -> Tensor:
+    """The tensor that kernels read an entry of."""
+    match entry.table:
+        case None:
+            table = tensors[entry.tensor]
+        case Top(count):
+            order = best_first(tensors[entry.tensor])
+            block = torch.arange(order.shape[-1], device=device)
+            chosen = (block < count) & (order <= block[:, None])
+            table = torch.zeros_like(order, dtype=torch.int32)
+            table.scatter_(-1, order, chosen.int())
+        case Drawn(_, size, _):
+            return draws(entry.table, -(-n_keys // size), device)
+        case _:
+            assert_never(entry.table)
+    return spread_heads(table, [entry], heads)
+
+
+def block_lists(
+    walk: Walk, tensors: Mapping[str, Tensor], n_keys: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each block of queries the blocks of keys that a walk visits, ascending, each once.
+
+    Gives spans [B', H', T, 2] int32, first and last place (exclusive) of each block's list, and the
+    lists [B', H', T * width] int32. Blocks without a pair in the walk's box are left out.
+    """
+    n_blocks = -(-n_keys // walk.size)
+    block = torch.arange(n_blocks, device=device)
+    match walk.entry.table:
+        case None:
+            table = tensors[walk.entry.tensor]
+            table = table.reshape(*_outer(walk.entry, tensors), n_blocks, n_blocks)
+            listed, valid = block.expand_as(table), table != 0
+        case Top(count):
+            scores = tensors[walk.entry.tensor]
+            listed = best_first(scores)[..., : torch.sym_min(count, n_blocks)]
+            valid = listed <= block[:, None]
+        case Drawn():
+            listed = draws(walk.entry.table, n_blocks, device).sort(-1).values[None, None]
+            before = torch.nn.functional.pad(listed[..., :-1], (1, 0), value=-1)
+            valid = listed != before
+        case _:
+            assert_never(walk.entry.table)
+    valid = valid & _meets(walk.box, walk.size, block[:, None], listed)
+    ordered = torch.where(valid, listed, n_blocks).int().sort(-1).values
+    begin = block * ordered.shape[-1]
+    spans = torch.stack([begin.expand(valid.shape[:-1]), begin + valid.sum(-1)], -1)
+    return spans.int(), ordered.flatten(-2).contiguous()
+
+
+def _meets(box: Box, size: int, query: Tensor, key: Tensor) -> Tensor:
+    """Whether blocks of queries and blocks of keys have any pair of positions in a box."""
+    middle = (query - key) * size  # distances of the pairs are less than `size` from it
+    meets = torch.ones_like(middle, dtype=torch.bool)
+    if box.distance.lower is not None:
+        meets = meets & (middle + size > box.distance.lower)
+    if box.distance.upper is not None:
+        meets = meets & (middle - size + 1 < box.distance.upper)
+    if box.keys.lower is not None:
+        meets = meets & ((key + 1) * size > box.keys.lower)
+    if box.keys.upper is not None:
+        meets = meets & (key * size < box.keys.upper)
+    return meets
+
+
+def best_first(scores: Tensor) -> Tensor:
+    """Blocks of keys [..., T, T] by falling score, for each block of queries.
+
+    Of equal scores the earlier block comes first; NaN comes behind all numbers, and behind those
+    all blocks later than the queries' own.
+    """
+    block = torch.arange(scores.shape[-1], device=scores.device)
+    unknown = scores.isnan()
+    # Twice, and stably: a value in place of NaN would equal some score.
+    order = scores.detach().masked_fill(unknown, -torch.inf)
+    order = order.sort(dim=-1, descending=True, stable=True).indices
+    rank = unknown.int().masked_fill(block > block[:, None], 2)
+    return order.gather(-1, rank.gather(-1, order).sort(dim=-1, stable=True).indices)
+
+
+def draws(table: Drawn, n_blocks: int, device: torch.device) -> Tensor:
+    """The blocks of keys [T, count] int32 that are drawn for each block of queries."""
+    query = torch.arange(n_blocks, device=device)[:, None]
+    number = torch.arange(table.count, device=device)
+    seed = torch.full((), table.seed, device=device)
+    return (_mixed(_mixed(_mixed(seed) + query) + number) % n_blocks).int()
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """The hash that `attncomp.ir.affine.Drawn` tells of, of 32-bit numbers held in int64."""
+    x = x & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
