@@ -156,16 +156,13 @@ def _meets(box: Box, size: int, query: Tensor, key: Tensor) -> Tensor:
 def best_first(scores: Tensor) -> Tensor:
     """Blocks of keys [..., T, T] by falling score, for each block of queries.
 
-    Of equal scores the earlier block comes first; NaN comes behind all numbers, and behind those
-    all blocks later than the queries' own.
+    Of equal scores the earlier block comes first; -inf counts as the lowest finite number. NaN
+    comes behind all numbers, and behind those all blocks later than the queries' own.
     """
     block = torch.arange(scores.shape[-1], device=scores.device)
-    unknown = scores.isnan()
-    # Twice, and stably: a value in place of NaN would equal some score.
-    order = scores.detach().masked_fill(unknown, -torch.inf)
-    order = order.sort(dim=-1, descending=True, stable=True).indices
-    rank = unknown.int().masked_fill(block > block[:, None], 2)
-    return order.gather(-1, rank.gather(-1, order).sort(dim=-1, stable=True).indices)
+    score = scores.detach().clamp(min=torch.finfo(scores.dtype).min)  # keeps NaN
+    last = score.isnan() | (block > block[:, None])
+    return score.masked_fill(last, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
 
 
 def draws(table: Drawn, n_blocks: int, device: torch.device) -> Tensor:
