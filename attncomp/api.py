@@ -39,7 +39,7 @@ from attncomp.runtime.program import (
     problem_text,
     target_of,
 )
-from attncomp.runtime.tables import block_state, list_heads, with_all_heads
+from attncomp.runtime.tables import BlockParts, block_state, list_heads, with_all_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,8 @@ class CompiledPattern:
         self._entries = tensor_entries(graph)
         self._needed = tensor_names(graph)
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
-        self._parts = lower(expr, _default_problem("torch", on_gpu=False))
+        plan = lower(expr, _default_problem("torch", on_gpu=False))
+        self._used, self._blocks = plan.scores, BlockParts.of(plan)
         self._recent: tuple[str, torch.device] | None = None
 
     @overload
@@ -211,9 +212,9 @@ class CompiledPattern:
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
         else:
-            used = [tensors[name] for name in self._parts.scores]
-            given = block_state(self._parts, tensors, sizes.heads, sizes.n_keys, q.device)
-            lists = list_heads(self._parts, tensors)
+            used = [tensors[name] for name in self._used]
+            given = block_state(self._blocks, tensors, sizes.heads, sizes.n_keys, q.device)
+            lists = list_heads(self._blocks, tensors)
             problem = problem_text(backend, q, k, v, used, lists)
             if not torch.compiler.is_compiling():
                 self._recent = problem, q.device

@@ -183,8 +183,9 @@ def topk_blocks(k: int, size: int) -> Call:
     The call of the compiled pattern takes `block_scores` [B or 1, G, T, T] of floats, with G
     dividing Hq and T = ceil(Nk / size): a score for each block of queries and block of keys. The
     query's own block competes as the others do; later ones are never chosen. Of equal scores the
-    earlier block wins, and NaN loses to every number. The scores get no gradient. With all keys of
-    a chosen block, those behind the query included: `topk_blocks(16, 64) & causal()` is causal.
+    earlier block wins, NaN loses to every number, and -inf is the lowest finite one. The scores get
+    no gradient. All keys of a chosen block are attended, those ahead of the query included:
+    `topk_blocks(16, 64) & causal()` is causal.
     """
     return _call("topk_blocks", k=k, size=size)
 

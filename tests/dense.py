@@ -136,11 +136,12 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
 def block_tensors(
     shape: Shape, generator: torch.Generator, *, groups: int = 1
 ) -> dict[str, Tensor]:
-    """A mask of blocks of 16 positions and scores of blocks of 5, with ties and NaN."""
+    """A mask of blocks of 16 positions and scores of blocks of 5, with ties, -inf and NaN."""
     by_16, by_5 = -(-shape.n_keys // 16), -(-shape.n_keys // 5)
     mask = torch.rand(1, groups, by_16, by_16, generator=generator) < 0.4
     scores = torch.randint(-3, 4, (shape.batch, groups, by_5, by_5), generator=generator).float()
-    return {"block_mask": mask.int(), "block_scores": scores.masked_fill(scores == -3, torch.nan)}
+    scores = scores.masked_fill(scores == -2, -torch.inf).masked_fill(scores == -3, torch.nan)
+    return {"block_mask": mask.int(), "block_scores": scores}
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:

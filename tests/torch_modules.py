@@ -19,7 +19,7 @@ from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
 from attncomp.runtime.strides import Kernels, composed
-from attncomp.runtime.tables import block_state
+from attncomp.runtime.tables import BlockParts, block_state
 
 # `{mode}` stands for a gate mode.
 PATTERNS = (
@@ -116,7 +116,9 @@ def run_module(
     module = kernels_of(plan)
     if scores is None:
         scores = (inputs.scores,) * len(plan.scores)
-    blocks = block_state(plan, inputs.given, inputs.q.shape[1], inputs.k.shape[2], inputs.q.device)
+    blocks = block_state(
+        BlockParts.of(plan), inputs.given, inputs.q.shape[1], inputs.k.shape[2], inputs.q.device
+    )
     state = (*module.select(scores, inputs.q.shape[2]), *blocks)
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dq, dk, dv, *dscores = module.backward(

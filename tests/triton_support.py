@@ -26,7 +26,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import DtypeName, Problem
 from attncomp.runtime.loader import load_module
 from attncomp.runtime.strides import Kernels, composed
-from attncomp.runtime.tables import block_state
+from attncomp.runtime.tables import BlockParts, block_state
 
 
 @contextmanager
@@ -124,7 +124,10 @@ def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool =
     module = composed(plan, _load)
     state = module.select((inputs.scores,) * len(plan.scores), inputs.q.shape[2])
     heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
-    state = (*state, *block_state(plan, inputs.given, heads, n_keys, inputs.q.device))
+    state = (
+        *state,
+        *block_state(BlockParts.of(plan), inputs.given, heads, n_keys, inputs.q.device),
+    )
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dlse = inputs.dlse if with_lse else None
     dq, dk, dv, *dscores = module.backward(

@@ -70,7 +70,8 @@ class Top:
     """A table of 0 and 1: whether a block of keys is among the `count` best of a block of queries.
 
     The entry's tensor holds a score for each pair of blocks. Those up to the queries' own block
-    compete; of equal scores the earlier block is the better one, NaN is worse than any number.
+    compete; of equal scores the earlier block is the better one, NaN is worse than any number, -inf
+    is the lowest finite number.
     """
 
     count: int

@@ -107,6 +107,7 @@ def _entry(tensor: Tensor, positions: list[Tensor]) -> Tensor:
 
 def _best(scores: Tensor, count: int) -> Tensor:
     """Which blocks [..., T, T] are among the `count` best of their row, up to the diagonal."""
+    scores = scores.clamp(min=torch.finfo(scores.dtype).min)
     block = torch.arange(scores.shape[-1], device=scores.device)
     left, right = scores.unsqueeze(-1), scores.unsqueeze(-2)  # does the left one beat the right?
     earlier = block[:, None] < block

@@ -145,7 +145,8 @@ def _visits(
         queries = range(start, min(start + tile[0], n_queries))
         for index, sweep in enumerate(plan.all_sweeps):
             if sweep.walk is not None:
-                tiles += _listed(index, sweep.walk, walked[sweep.walk], queries, shift, n_keys)
+                chosen = walked[sweep.walk]
+                tiles += _listed(index, sweep.walk, chosen, queries, n_queries, n_keys, tile[1])
             elif sweep.source is not None:
                 alive = selected[sweep.source][start : queries.stop].any(0)
                 lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
@@ -182,17 +183,20 @@ def _listed(
     walk: Walk,
     lists: Sequence[Sequence[int]],
     queries: range,
-    shift: int,
+    n_queries: int,
     n_keys: int,
+    width: int,
 ) -> Iterator[Tile]:
-    """The blocks of keys that a walk visits for a tile of queries, as far as each query does."""
-    size = walk.size
+    """The tiles that a walk visits for a tile of queries: of each query those of its own block."""
+    size, shift = walk.size, n_keys - n_queries
     for block in range(max(queries[0] + shift, 0) // size, (queries[-1] + shift) // size + 1):
         start = max(queries.start, block * size - shift)
         stop = min(queries.stop, block * size + size - shift)
         for key in lists[block]:
-            keys = range(key * size, min(key * size + size, n_keys))
-            yield Tile(index, range(start, stop), keys, False)
+            end = min(key * size + size, n_keys)
+            for first in range(key * size, end, width):
+                keys = range(first, min(first + width, end))
+                yield Tile(index, range(start, stop), keys, False)
 
 
 def _selected(selection: SelectionPlan, dense: Callable[[Graph], Tensor]) -> Tensor:

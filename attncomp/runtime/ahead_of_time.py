@@ -27,7 +27,7 @@ from attncomp.errors import BackendError
 from attncomp.ir.affine import Top
 from attncomp.runtime.cache import private_directory
 from attncomp.runtime.loader import load_module
-from attncomp.runtime.tables import block_state
+from attncomp.runtime.tables import BlockParts, block_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +282,7 @@ def _run(module: Any, plan: KernelPlan) -> None:
         name: empty(*shapes[name], dtype=torch.float32 if name in made else torch.int32)
         for name in plan.inputs
     }
-    blocks = block_state(plan, given, heads, length, q.device)
+    blocks = block_state(BlockParts.of(plan), given, heads, length, q.device)
     state = (*module.select(scores, length), *blocks)
     out, lse = module.forward(q, k, v, state, scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)

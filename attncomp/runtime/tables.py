@@ -8,6 +8,7 @@ dimensions, 1 where it has none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,9 +39,24 @@ def with_all_heads(
     }
 
 
-def list_heads(plan: KernelPlan, tensors: Mapping[str, Tensor]) -> list[int]:
-    """How many heads each walk of the plan has lists for: H', a divisor of Hq."""
-    return [_outer(walk.entry, tensors)[1] for walk in plan.walks]
+class BlockParts(NamedTuple):
+    """What the state behind a plan's selections is made for: `block_state`.
+
+    Worked out once a plan: torch.compile need not trace how.
+    """
+
+    entries: tuple[Entry, ...]
+    walks: tuple[Walk, ...]
+
+    @staticmethod
+    def of(plan: KernelPlan) -> BlockParts:
+        """Those of a plan, in the order of the state."""
+        return BlockParts(tuple(plan.entries.values()), plan.walks)
+
+
+def list_heads(parts: BlockParts, tensors: Mapping[str, Tensor]) -> list[int]:
+    """How many heads each walk has lists for: H', a divisor of Hq."""
+    return [_outer(walk.entry, tensors)[1] for walk in parts.walks]
 
 
 def _outer(entry: Entry, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -55,7 +71,7 @@ def _outer(entry: Entry, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
 
 
 def block_state(
-    plan: KernelPlan,
+    parts: BlockParts,
     tensors: Mapping[str, Tensor],
     heads: int,
     n_keys: int,
@@ -65,8 +81,8 @@ def block_state(
 
     tensors: checked ones by name, for heads query heads.
     """
-    read = [_read(entry, tensors, heads, n_keys, device) for entry in plan.entries.values()]
-    lists = [part for walk in plan.walks for part in block_lists(walk, tensors, n_keys, device)]
+    read = [_read(entry, tensors, heads, n_keys, device) for entry in parts.entries]
+    lists = [part for walk in parts.walks for part in block_lists(walk, tensors, n_keys, device)]
     return [*read, *lists]
 
 
@@ -140,16 +156,13 @@ def _meets(box: Box, size: int, query: Tensor, key: Tensor) -> Tensor:
 def best_first(scores: Tensor) -> Tensor:
     """Blocks of keys [..., T, T] by falling score, for each block of queries.
 
-    Of equal scores the earlier block comes first; NaN comes behind all numbers, and behind those
-    all blocks later than the queries' own.
+    Of equal scores the earlier block comes first; -inf counts as the lowest finite number. NaN
+    comes behind all numbers, and behind those all blocks later than the queries' own.
     """
     block = torch.arange(scores.shape[-1], device=scores.device)
-    unknown = scores.isnan()
-    # Twice, and stably: a value in place of NaN would equal some score.
-    order = scores.detach().masked_fill(unknown, -torch.inf)
-    order = order.sort(dim=-1, descending=True, stable=True).indices
-    rank = unknown.int().masked_fill(block > block[:, None], 2)
-    return order.gather(-1, rank.gather(-1, order).sort(dim=-1, stable=True).indices)
+    score = scores.detach().clamp(min=torch.finfo(scores.dtype).min)  # keeps NaN
+    last = score.isnan() | (block > block[:, None])
+    return score.masked_fill(last, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
 
 
 def draws(table: Drawn, n_blocks: int, device: torch.device) -> Tensor:

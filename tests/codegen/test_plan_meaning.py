@@ -31,7 +31,7 @@ from attncomp.ir.ops import Condition, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
 from attncomp.ir.walk import Walk
-from attncomp.runtime.tables import block_lists, block_state
+from attncomp.runtime.tables import BlockParts, block_lists, block_state
 
 SMALL = Problem(
     backend="triton", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
@@ -59,7 +59,7 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     key = torch.arange(n_keys)[None, :]
     query = torch.arange(n_queries)[:, None] + offset
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
-    state = block_state(plan, tensors, HEADS, n_keys, torch.device("cpu"))
+    state = block_state(BlockParts.of(plan), tensors, HEADS, n_keys, torch.device("cpu"))
     tables = dict(zip(plan.tensors, state, strict=False))
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)

@@ -72,6 +72,9 @@ CASES = [
         64,
         LENGTHS,
     ),
+    ("blocks(16) & causal | window(8)", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("topk_blocks(7, 5) & causal | sparsek(k=64)", FP16, MQA, 1, 64, 64, LENGTHS),
+    ("random_blocks(3, 64) & causal | window(100)", BF16, MHA, 1, 128, 128, (*LENGTHS, 8192)),
     ("full", BF16, MHA, 1, 64, 64, LENGTHS),
     ("full", FP16, MQA, 1, 128, 128, LENGTHS),
 ]

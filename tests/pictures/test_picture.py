@@ -94,6 +94,40 @@ def test_a_crisp_pattern() -> None:
     assert found.caption == ("gate of window(2) | first(1): 6 queries (down) by 6 keys (right)")
 
 
+def test_listed_blocks() -> None:
+    """Of a tile's queries each visits the blocks of keys that its own block lists."""
+    scores = torch.tensor([[[[0, 9, 9], [2, 1, 9], [1, 0, 2]]]], dtype=torch.float64)
+    found = picture_of("topk_blocks(1, 2) & causal", 6, None, {"block_scores": scores}, tile=4)
+    one, two, three = range(0, 2), range(2, 4), range(4, 6)
+    assert found.tiles == (
+        Tile(0, one, range(0, 2), full=False),
+        Tile(0, two, range(0, 2), full=False),
+        Tile(0, three, range(4, 6), full=False),
+    )
+    assert found.sweep.tolist() == [
+        [0, -1, -1, -1, -1, -1],
+        [0, 0, -1, -1, -1, -1],
+        [0, 0, -1, -1, -1, -1],
+        [0, 0, -1, -1, -1, -1],
+        [-1, -1, -1, -1, 0, -1],
+        [-1, -1, -1, -1, 0, 0],
+    ]
+    last = picture_of("topk_blocks(1, 2)", 3, 6, {"block_scores": scores}, tile=4)
+    assert last.tiles == (
+        Tile(0, range(0, 1), range(0, 2), full=False),
+        Tile(0, range(1, 3), range(4, 6), full=False),
+    )
+
+
+def test_blocks_that_are_not_given(seed: int) -> None:
+    found = picture_of("topk_blocks(1, 4)", 12, seed=seed)
+    assert found.caption == (
+        "gate of topk_blocks(k=1, size=4): 12 queries (down) by 12 keys (right); "
+        f"block_scores standard normal, seed {seed}"
+    )
+    assert found.gate.sum(1).tolist() == [4.0] * 12
+
+
 def test_a_selection() -> None:
     scores = torch.tensor([[[3.0, 0.0, 0.5, 0.75, -2.0, -2.0]]], dtype=torch.float64)
     found = picture_of("sparsek(k=2) | window(1)", 6, None, {"scores": scores}, tile=(3, 2))
@@ -138,7 +172,9 @@ def test_owners_and_visits(
     assert torch.equal(found.sweep, owners(expr, *size, known, sizes, (head, row)))
     assert torch.equal(found.sweep >= 0, found.gate != 0)
     # Each sweep visits what it owns, and in full tiles nothing else.
-    for index in range(len(found.titles)):
+    for index, own in enumerate(plan.all_sweeps):
+        if own.step > 1:
+            continue  # in tiles of classes
         visited = torch.zeros(size, dtype=torch.int64)
         for step in (step for step in found.tiles if step.sweep == index):
             rows, keys = (slice(r.start, r.stop) for r in (step.queries, step.keys))

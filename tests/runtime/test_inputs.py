@@ -42,6 +42,26 @@ def integers(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
             "documents: expected shape [2 or 1, 10], found [2, 9]",
         ),
         (
+            "blocks(4)",
+            {},
+            "block_mask: expected tensor [2 or 1, H dividing 4 heads, 3, 3], found none",
+        ),
+        (
+            "blocks(4)",
+            {"block_mask": integers(2, 4, 10, 10)},
+            "block_mask: expected shape [2 or 1, H dividing 4 heads, 3, 3], found [2, 4, 10, 10]",
+        ),
+        (
+            "topk_blocks(2, 4)",
+            {"block_scores": torch.zeros(2, 3, 3, 3)},
+            "block_scores: expected shape [2 or 1, H dividing 4 heads, 3, 3], found [2, 3, 3, 3]",
+        ),
+        (
+            "topk_blocks(2, 4)",
+            {"block_scores": integers(2, 4, 3, 3)},
+            "block_scores: expected dtype float16, bfloat16, float32 or float64, found int64",
+        ),
+        (
             PACKED,
             {"documents": torch.zeros(2, 10)},
             "documents: expected dtype bool, uint8, int8, int16, int32 or int64, found float32",

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attncomp
 from attncomp.runtime.program import problem_text
+from attncomp.runtime.tables import BlockParts, block_state, list_heads
 
 SPEC = "sparsek(k=4) | window(4)"
 SPECS = (
@@ -67,6 +68,49 @@ def test_opcheck(spec: str, dtype: torch.dtype, generator: torch.Generator) -> N
     for dlse in (None, torch.randn_like(lse)):
         arguments = (torch.randn_like(out), dlse, *saved, state, 0.3, *text)
         torch.library.opcheck(OPS.attend_backward.default, arguments)
+
+
+def test_opcheck_of_walks(generator: torch.Generator) -> None:
+    q, k, v, _ = leaves(generator, dtype=torch.float64)
+    pattern = attncomp.compile("topk_blocks(2, 5) & causal | blocks(16)")
+    parts = BlockParts.of(pattern.plan)
+    heads, n_keys = q.shape[1], k.shape[2]
+    blocks = [-(-n_keys // size) for size in (16, 5)]
+    given = {
+        "block_mask": torch.rand(1, 1, blocks[0], blocks[0], generator=generator) < 0.5,
+        "block_scores": torch.randn(1, heads, blocks[1], blocks[1], generator=generator),
+    }
+    text = str(pattern), problem_text("torch", q, k, v, [], list_heads(parts, given))
+    state = block_state(parts, given, heads, n_keys, q.device)
+    torch.library.opcheck(OPS.attend.default, (q, k, v, [], state, 0.3, *text))
+    out, lse = OPS.attend(q, k, v, [], state, 0.3, *text)
+    saved = [t.detach() for t in (q, k, v, out, lse)]
+    arguments = (torch.randn_like(out), torch.randn_like(lse), *saved, state, 0.3, *text)
+    torch.library.opcheck(OPS.attend_backward.default, arguments)
+
+
+def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    pattern = attncomp.compile("topk_blocks(2, 16) & causal | random_blocks(2, 16) | blocks(32)")
+
+    def walk(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
+        return pattern(q, k, v, block_mask=mask, block_scores=scores)
+
+    compiled = torch.compile(walk, fullgraph=True, backend="aot_eager", dynamic=True)
+    for n in (70, 131, 200):
+        q, k, v, _ = leaves(generator, n, n)
+        by_16, by_32 = -(-n // 16), -(-n // 32)
+        mask = torch.rand(1, 1, by_32, by_32, generator=generator) < 0.3
+        scores = torch.randn(len(q), 1, by_16, by_16, generator=generator, requires_grad=True)
+        results = [attend(q, k, v, mask, scores) for attend in (compiled, walk)]
+        assert_close(*results, name="out", atol=1e-12)
+        for actual, expected in zip(
+            *(torch.autograd.grad(out.square().sum(), (q, k, v)) for out in results), strict=True
+        ):
+            assert_close(actual, expected, name="gradient", atol=1e-12)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
