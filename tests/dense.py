@@ -13,6 +13,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import Op
 from attncomp.ir.reference import reference_attention
 
@@ -160,6 +161,13 @@ def graph_of(pattern: str | Expr | Graph) -> Graph:
     if isinstance(pattern, Graph):
         return pattern
     return build(parse(pattern) if isinstance(pattern, str) else pattern)
+
+
+def modifiers_in(pattern: str | Expr | Graph) -> Modifiers:
+    """The modifiers of a pattern in any form; graphs have none."""
+    if isinstance(pattern, Graph):
+        return NO_MODIFIERS
+    return modifiers_of(parse(pattern) if isinstance(pattern, str) else pattern)
 
 
 def dense_result(

@@ -8,7 +8,7 @@ import math
 from types import ModuleType
 
 import torch
-from dense import Inputs, Result, Shape, graph_of
+from dense import Inputs, Result, Shape, graph_of, modifiers_in
 from torch import Tensor
 
 from attncomp.codegen.emit import render
@@ -68,7 +68,8 @@ def make_plan(
         unit_heads=unit_heads,
     )
     graph = graph_of(pattern)
-    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern))
+    modifiers = modifiers_in(pattern)
+    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern), modifiers)
     if tile is None:
         return plan
     queries, keys = tile

@@ -41,6 +41,7 @@ def _environment() -> jinja2.Environment:
         expressions.gate_masks,
         expressions.divides,
         expressions.asks_for_size,
+        triton_view.modifier_sums,
     ):
         environment.filters[query.__name__] = query
     return environment
@@ -71,7 +72,11 @@ def render(plan: KernelPlan) -> str:
         condition_text=functools.partial(triton_view.condition_text, plan),
         triton_loads=functools.partial(entries.triton_loads, plan),
         tensor_arguments=functools.partial(triton_view.tensor_arguments, plan),
+        sink_argument=triton_view.sink_argument(plan),
+        modifier_arguments=triton_view.modifier_arguments(plan),
         tensor_text=functools.partial(entries.tensor_text, plan),
         tensor_pointer=entries.pointer,
+        modifier_text=functools.partial(entries.modifier_text, plan),
+        modifiers=plan.modifiers,
         range_texts=functools.partial(expressions.range_texts, dialect=dialect),
     )

@@ -21,6 +21,7 @@ from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import (
     Box,
     Intersection,
@@ -46,10 +47,12 @@ def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = Non
     """
     expr = parse(pattern) if isinstance(pattern, str) else pattern
     graph = run(build(expr), pipeline(problem), callback)
-    return plan_of(graph, problem, to_text(expr))
+    return plan_of(graph, problem, to_text(expr), modifiers_of(expr))
 
 
-def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
+def plan_of(
+    graph: Graph, problem: Problem, pattern: str, modifiers: Modifiers = NO_MODIFIERS
+) -> KernelPlan:
     """The plan that a scheduled graph is, for the pattern with the given canonical text."""
     partition = graph.op(graph.root)
     if not isinstance(partition, Partition) or partition.schedule is None:
@@ -69,6 +72,7 @@ def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
         ),
         problem=problem,
         schedule=partition.schedule,
+        modifiers=modifiers.in_kernels,
         pattern=pattern,
     )
 

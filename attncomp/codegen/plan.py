@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers
 from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, GateMode
 from attncomp.ir.schedule import Problem, Schedule
 
@@ -103,7 +104,8 @@ class KernelPlan:
     """All that a generated module depends on.
 
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
-    score tensors, in the order in which `select` takes them.
+    score tensors, in the order in which `select` takes them. modifiers: what changes the logits,
+    the scale aside, which is an argument of the kernels.
     """
 
     mode: GateMode | None
@@ -112,6 +114,7 @@ class KernelPlan:
     sweeps: tuple[SweepPlan, ...]
     problem: Problem
     schedule: Schedule
+    modifiers: Modifiers = NO_MODIFIERS
     pattern: str = field(compare=False)
 
     @property

@@ -22,8 +22,8 @@ class SweepView:
     only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
     gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
     keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
-    looked for that need no mask. tensors: names of the integer tensors that the
-    condition reads.
+    looked for that need no mask. located: whether modifiers need to know the keys of a list.
+    tensors: names of the integer tensors that the condition reads.
     """
 
     index: int
@@ -44,6 +44,7 @@ class SweepView:
     weighted: bool
     keyed: bool
     full_tiles: bool
+    located: bool
     tensors: tuple[str, ...]
 
 
@@ -87,6 +88,7 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         full_tiles=sweep.full_tiles and bool(residual or condition) and not flags,
         tensors=tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
+        located=plan.modifiers.positional and sweep.source is not None,
     )
 
 

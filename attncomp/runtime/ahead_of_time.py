@@ -274,6 +274,9 @@ def _run(module: Any, plan: KernelPlan) -> None:
     scale = problem.head_dim**-0.5
     ranks = tensors_of(plan.sweeps)
     given = [empty(*[16] * ranks[name], dtype=torch.int32) for name in plan.tensors]
+    for _, width in plan.modifiers.tensors:
+        shape = (heads,) if width is None else (heads, width)
+        given.append(empty(*shape, dtype=torch.float32))
     state = (*module.select(scores, length), *given)
     out, lse = module.forward(q, k, v, state, scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
