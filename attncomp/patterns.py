@@ -143,6 +143,7 @@ def softcap(cap: float) -> Modifier:
     """Logits x become cap * tanh(x / cap) (Gemma 2, arXiv 2408.00118).
 
     cap: The limit of the logits on both sides.
+    What alibi and bias add is added to capped logits.
     """
     return _modifier("softcap", cap=cap)
 
@@ -151,6 +152,7 @@ def alibi(slopes: str = "standard") -> Modifier:
     """Adds -slope * |q - k| to the logits, a slope a head (ALiBi, arXiv 2108.12409).
 
     slopes: A tensor [Hq] of the call, or "standard" for the slopes of the paper.
+    q and k are positions; the tensor gets a gradient.
     """
     return _modifier("alibi", slopes=slopes)
 
@@ -160,6 +162,7 @@ def bias(size: int, table: str = "bias") -> Modifier:
 
     size: Distances from which on all have one bias.
     table: A tensor [Hq, 2 * size - 1] of the call.
+    q and k are positions; the tensor gets a gradient.
     """
     return _modifier("bias", size=size, table=table)
 
@@ -168,6 +171,7 @@ def sink(logits: str = "sink") -> Modifier:
     """One more logit a head in each softmax, which has no value (arXiv 2309.17453).
 
     logits: A tensor [Hq] of the call.
+    It gets a gradient. lse holds it; a query without keys has it as its lse.
     """
     return _modifier("sink", logits=logits)
 

@@ -29,9 +29,10 @@ def reference_attention(
     """Attention by the gates of `oracle.gate_matrix`, computed in the dtype of the inputs.
 
     query [B, Hq, Nq, D], key [B, Hk, Nk, D], value [B, Hk, Nk, Dv] and tensors as `gate_matrix`
-    has them, B or 1 in their batch; scale defaults to 1 / sqrt(D). Gives out [B, Hq, Nq, Dv] and
-    lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A row without keys gives
-    0, -inf and gradients of 0. Both are differentiable, twice, in query, key, value and scores.
+    has them, B or 1 in their batch; scale defaults to the modifiers', else to 1 / sqrt(D). Gives
+    out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A
+    row without keys gives 0, -inf and gradients of 0. Both are differentiable, twice, in query,
+    key, value and scores.
 
     modifiers change the logits as `attncomp.ir.modifiers` says; tensors has theirs too, slopes and
     sink [Hq], table [Hq, 2 * size - 1], in which the results are differentiable as well.
@@ -51,15 +52,13 @@ def reference_attention(
     logit_gate, value_gate, bias = _gate_roles(gate, gate_mode(graph))
 
     shared = heads // key.shape[1]
+    scale = modifiers.scale if scale is None else scale
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     product = scale * query @ key.repeat_interleave(shared, dim=1).mT  # [B, Hq, Nq, Nk]
     logits = _modified(logit_gate * product, modifiers, tensors) + bias
     logits = logits.masked_fill(~attended, -torch.inf)
-    empty = ~attended.any(-1, keepdim=True)
-    if modifiers.sink is not None:
-        sink = tensors[modifiers.sink].to(query.dtype)[None, :, None, None]
-        logits = torch.cat([logits, sink.expand(*logits.shape[:3], 1)], -1)
-        empty = empty & (sink == -torch.inf)
+    sink = None if modifiers.sink is None else tensors[modifiers.sink]
+    logits, empty = _with_sink(logits, ~attended.any(-1, keepdim=True), sink)
     # The largest logit of each row; the extra column serves inputs without keys.
     shift = torch.nn.functional.pad(logits.detach(), (0, 1), value=-torch.inf).amax(-1, True)
     shift = shift.masked_fill(empty, 0.0)
@@ -68,6 +67,15 @@ def reference_attention(
     out = (weight[..., :n_keys] / total * value_gate) @ value.repeat_interleave(shared, dim=1)
     lse = (total.log() + shift).masked_fill(empty, -torch.inf)
     return out, lse.squeeze(-1)
+
+
+def _with_sink(logits: Tensor, empty: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logits with those of a sink [Hq] in a last column, and which rows are empty even so."""
+    if sink is None:
+        return logits, empty
+    column = sink.to(logits.dtype)[None, :, None, None]
+    logits = torch.cat([logits, column.expand(*logits.shape[:3], 1)], -1)
+    return logits, empty & (column == -torch.inf)
 
 
 def _modified(logits: Tensor, modifiers: Modifiers, tensors: Mapping[str, Tensor]) -> Tensor:
