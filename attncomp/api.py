@@ -19,6 +19,7 @@ from attncomp.frontend import library as definitions
 from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
+from attncomp.ir.modifiers import modifiers_of
 from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
 from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
@@ -32,7 +33,16 @@ from attncomp.runtime.checks import (
     checked_scale,
 )
 from attncomp.runtime.explain import explain
-from attncomp.runtime.inputs import Sizes, are_scores, checked_inputs, mask_sizes, shape_text
+from attncomp.runtime.inputs import (
+    Sizes,
+    are_scores,
+    autocast,
+    checked_inputs,
+    learned_text,
+    mask_sizes,
+    modifier_state,
+    shape_text,
+)
 from attncomp.runtime.program import (
     backend_for,
     problem_from,
@@ -128,7 +138,10 @@ class CompiledPattern:
         self._text = to_text(expr)
         graph = build(expr)
         self._entries = tensor_entries(graph)
-        self._needed = tensor_names(graph)
+        self._modifiers = modifiers_of(expr)
+        self._learned = self._modifiers.learned
+        self._gating = tensor_names(graph)
+        self._needed = (*self._gating, *(name for name, _ in self._learned))
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
         plan = lower(expr, _default_problem("torch", on_gpu=False))
         self._used, self._blocks = plan.scores, BlockParts.of(plan)
@@ -193,32 +206,37 @@ class CompiledPattern:
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.
-        scale defaults to 1 / sqrt(D).
+        Modifiers' tensors, [Hq] or as wide as a table of biases, are keywords too, of any floating
+        dtype. scale defaults to 1 / sqrt(D); a pattern with a scale of its own takes none.
 
         Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
         in float32 (float64 for float64). A query that attends to no key has out 0 and lse -inf.
-        Differentiable once in q, k, v and scores. Raises a CallError that names the argument that
-        does not fit, and BackendError where the backend cannot run.
+        Differentiable once in q, k, v, scores and modifiers' tensors. Raises a CallError that names
+        the argument that does not fit, and BackendError where the backend cannot run.
         """
         if scores is not None:
             tensors["scores"] = scores
         check_tensors(q, k, v, self._text)
-        q, k, v = _autocast(q, k, v)
+        q, k, v = autocast(q, k, v)
         backend = backend_for(self._backend, q.device.type, q.dtype)
         check_query_key_value(q, k, v, backend, self._text)
         sizes = Sizes(q.shape[0], q.shape[1], k.shape[2])
-        tensors = checked_inputs(tensors, self._needed, self._entries, sizes, self._text, q)
-        factor = checked_scale(scale, q.shape[3], self._text)
+        tensors = checked_inputs(
+            tensors, self._needed, self._entries, sizes, self._text, q, self._learned
+        )
+        factor = checked_scale(scale, q.shape[3], self._text, own=self._modifiers.scale)
         if backend == "reference":
             out, lse = self._reference(q, k, v, tensors, factor)
         else:
             used = [tensors[name] for name in self._used]
             given = block_state(self._blocks, tensors, sizes.heads, sizes.n_keys, q.device)
+            given += modifier_state(self._modifiers, tensors, q)
+            learned = [tensors[name] for name, _ in self._learned]
             lists = list_heads(self._blocks, tensors)
             problem = problem_text(backend, q, k, v, used, lists)
             if not torch.compiler.is_compiling():
                 self._recent = problem, q.device
-            out, lse = attention(q, k, v, used, given, factor, self._text, problem)
+            out, lse = attention(q, k, v, used, learned, given, factor, self._text, problem)
         return (out, lse) if return_lse else out
 
     def _reference(
@@ -232,7 +250,8 @@ class CompiledPattern:
             name: u.to(torch.promote_types(real, u.dtype)) if u.is_floating_point() else u
             for name, u in tensors.items()
         }
-        out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), wide, scale)
+        wide_inputs = (q.to(real), k.to(real), v.to(real))
+        out, lse = reference_attention(graph, *wide_inputs, wide, scale, self._modifiers)
         return out.to(q.dtype), lse
 
     @property
@@ -243,14 +262,15 @@ class CompiledPattern:
     @property
     def shapes(self) -> dict[str, str]:
         """The shapes of `tensors`, as in `[B, G, Nk]`."""
-        return {
+        shapes = {
             name: shape_text(self._entries[name]) if name in self._entries else "[B, G, Nk]"
-            for name in self._needed
+            for name in self._gating
         }
+        return shapes | {name: learned_text(width) for name, width in self._learned}
 
     @property
     def integer_tensors(self) -> tuple[str, ...]:
-        """Those among `tensors` that `where` reads, integers or bool; the others are scores."""
+        """Those among `tensors` that `where` reads, integers or bool; all others are floats."""
         return tuple(name for name, read in self._entries.items() if not are_scores(read))
 
     @property
@@ -303,7 +323,7 @@ class CompiledPattern:
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
         graph = build(self._expr)
         sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
-        given = checked_inputs(tensors, self._needed, self._entries, sizes, self._text)
+        given = checked_inputs(tensors, self._gating, self._entries, sizes, self._text)
         given = with_all_heads(given, self._entries, sizes.heads)
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
@@ -361,20 +381,6 @@ class CompiledPattern:
 
     def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
         return _compile_text, (self._text, self._backend)
-
-
-def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
-    device_type = q.device.type
-    # Named, since torch.compile of older versions cannot trace torch.amp.is_autocast_available.
-    if device_type not in ("cuda", "cpu") or not torch.is_autocast_enabled(device_type):
-        return q, k, v
-    dtype = torch.get_autocast_dtype(device_type)
-    q, k, v = (
-        tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-        for tensor in (q, k, v)
-    )
-    return q, k, v
 
 
 def _default_problem(backend: str | None, *, on_gpu: bool) -> Problem:

@@ -5,6 +5,8 @@
     pattern = P.sparsek(k=512) | P.window(256)  # the same as "sparsek(k=512) | window(256)"
     attend = attncomp.compile(pattern)
 
+Modifiers stand last: `pattern.with_(P.softcap(30), P.sink())` is "... with softcap(30), sink".
+
 `|`, `&`, `-` and `~` bind as in the language, `str(pattern)` is the canonical text, and errors
 show the line of Python. A value that does not fit raises ArgumentTypeError or ArgumentRangeError
 as it does in a text; a missing or unknown argument is Python's own TypeError.
@@ -19,12 +21,16 @@ from attncomp.frontend.ast import Call, Expr, Where
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Argument, GateMode, Value
 from attncomp.frontend.library import shipped
+from attncomp.frontend.modifiers import Modifier, lookup_modifier
 from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import lookup
 
 __all__ = [
+    "Modifier",
     "Pattern",
+    "alibi",
     "apb",
+    "bias",
     "bigbird",
     "block_diffusion",
     "block_sparse",
@@ -50,7 +56,10 @@ __all__ = [
     "prefix_lm",
     "quest",
     "random_blocks",
+    "scale",
+    "sink",
     "sliding_window",
+    "softcap",
     "sparse_transformer_fixed",
     "sparse_transformer_strided",
     "sparsek",
@@ -234,6 +243,55 @@ def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
     k keys or more sum to k over all of its keys.
     """
     return _call("sparsek", k=k, lag=lag, gate=gate)
+
+
+# The modifiers, arguments of `Pattern.with_`.
+
+
+def scale(factor: float) -> Modifier:
+    """The scale of q . k, in place of 1 / sqrt(D).
+
+    factor: What q . k is multiplied by.
+    A call of the compiled pattern then takes no `scale`.
+    """
+    return _modifier("scale", factor=factor)
+
+
+def softcap(cap: float) -> Modifier:
+    """Logits x become cap * tanh(x / cap) (Gemma 2, arXiv 2408.00118).
+
+    cap: The limit of the logits on both sides.
+    What alibi and bias add is added to capped logits.
+    """
+    return _modifier("softcap", cap=cap)
+
+
+def alibi(slopes: str = "standard") -> Modifier:
+    """Adds -slope * |q - k| to the logits, a slope a head (ALiBi, arXiv 2108.12409).
+
+    slopes: A tensor [Hq] of the call, or "standard" for the slopes of the paper.
+    q and k are positions; the tensor gets a gradient.
+    """
+    return _modifier("alibi", slopes=slopes)
+
+
+def bias(size: int, table: str = "bias") -> Modifier:
+    """Adds table[h, clamp(q - k, 1 - size, size - 1) + size - 1] to the logits (arXiv 1803.02155).
+
+    size: Distances from which on all have one bias.
+    table: A tensor [Hq, 2 * size - 1] of the call.
+    q and k are positions; the tensor gets a gradient.
+    """
+    return _modifier("bias", size=size, table=table)
+
+
+def sink(logits: str = "sink") -> Modifier:
+    """One more logit a head in each softmax, which has no value (arXiv 2309.17453).
+
+    logits: A tensor [Hq] of the call.
+    It gets a gradient. lse holds it; a query without keys has it as its lse.
+    """
+    return _modifier("sink", logits=logits)
 
 
 # The definitions of `specs`.
@@ -458,6 +516,11 @@ def tree(drafts: int = 64) -> Expr:
 def _call(name: str, /, **values: Value) -> Call:
     span = caller()
     return Call(name, lookup(name).bind(_arguments(values, span)), span)
+
+
+def _modifier(name: str, /, **values: Value) -> Modifier:
+    span = caller()
+    return Modifier(name, lookup_modifier(name).bind(_arguments(values, span)), span)
 
 
 def _shipped(name: str, /, **values: Value) -> Expr:

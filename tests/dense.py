@@ -9,12 +9,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import Op
 from attncomp.ir.reference import reference_attention
+from attncomp.runtime.tables import BlockParts, block_state
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(q, k, v, scores) -> (out, lse)"""
@@ -144,6 +147,12 @@ def block_tensors(
     return {"block_mask": mask.int(), "block_scores": scores}
 
 
+def blocks_of(plan: KernelPlan, inputs: Inputs) -> list[Tensor]:
+    """What kernels read beside selections: integer tensors, and lists of blocks."""
+    heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
+    return block_state(BlockParts.of(plan), inputs.given, heads, n_keys, inputs.q.device)
+
+
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:
     """Outputs and gradients of `attend`; inputs that it does not depend on get gradients of 0.
 
@@ -172,6 +181,13 @@ def graph_of(pattern: str | Expr | Graph) -> Graph:
     if isinstance(pattern, Graph):
         return pattern
     return build(parse(pattern) if isinstance(pattern, str) else pattern)
+
+
+def modifiers_in(pattern: str | Expr | Graph) -> Modifiers:
+    """The modifiers of a pattern in any form; graphs have none."""
+    if isinstance(pattern, Graph):
+        return NO_MODIFIERS
+    return modifiers_of(parse(pattern) if isinstance(pattern, str) else pattern)
 
 
 def dense_result(

@@ -75,6 +75,16 @@ def pattern(draw: st.DrawFn, depth: int = 3) -> list[str]:
 
 
 @st.composite
+def whole(draw: st.DrawFn) -> list[str]:
+    """A pattern, perhaps with modifiers, perhaps in parentheses."""
+    tokens = draw(pattern())
+    if draw(st.booleans()):
+        modifiers = draw(st.lists(call(), min_size=1, max_size=3))
+        tokens = [*tokens, "with", *joined(modifiers, ",")]
+    return ["(", *tokens, ")"] if draw(st.booleans()) else tokens
+
+
+@st.composite
 def parameters(draw: st.DrawFn) -> list[str]:
     defaults = {"int": "3", "float": "-2.5", "str": "'x'", "bool": "True"}
     kinds = draw(st.lists(st.sampled_from(sorted(defaults)), max_size=4))
@@ -89,7 +99,7 @@ def example(draw: st.DrawFn) -> list[str]:
     )
     given = ["given", *joined(tensors, ",")] if tensors else []
     picture = draw(st.sampled_from(["'#'", '"""\n  #.\n\n\t.1"""', "'''##'''"]))
-    return ["example", *draw(pattern()), *given, "=", picture]
+    return ["example", *draw(whole()), *given, "=", picture]
 
 
 DOCS = st.sampled_from(["'Doc.'", '"""Long,\n\tlong. \n"""', "'''a \"b\"'''", "''"])
@@ -108,7 +118,7 @@ def files(draw: st.DrawFn) -> list[str]:
             case "definition":
                 doc = [draw(DOCS)] if found and draw(st.booleans()) else []
                 signature = draw(st.just([]) | parameters())
-                found += [*doc, "pattern", f"x{number}", *signature, "=", *draw(pattern())]
+                found += [*doc, "pattern", f"x{number}", *signature, "=", *draw(whole())]
             case _:
                 found += draw(example())
     return found

@@ -11,7 +11,17 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.errors import PredicateRangeError
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
+from attncomp.frontend.ast import (
+    Call,
+    Complement,
+    Difference,
+    Expr,
+    Intersection,
+    Modified,
+    Union,
+    Where,
+)
+from attncomp.frontend.modifiers import MODIFIERS, Modifier
 from attncomp.frontend.predicate import (
     OPERATORS,
     RELATIONS,
@@ -74,6 +84,26 @@ def sparse_ks(modes: tuple[GateMode, ...] = GATE_MODES) -> Drawn[Call]:
         _sizes(0),
         st.sampled_from(modes),
     )
+
+
+def modified(trees: Drawn[Expr]) -> Drawn[Modified]:
+    """Whole patterns with one modifier or more; their tensors are those of `learned_tensors`."""
+    # In quarters, which the canonical text holds exactly.
+    factors = st.integers(1, 40).map(lambda quarters: quarters / 4)
+    by_name = {
+        "scale": st.tuples(st.tuples(st.just("factor"), factors)),
+        "softcap": st.tuples(st.tuples(st.just("cap"), factors)),
+        "alibi": st.sampled_from(["standard", "slopes"]).map(lambda name: (("slopes", name),)),
+        "bias": st.integers(1, 12).map(lambda size: (("size", size), ("table", "bias"))),
+        "sink": st.just((("logits", "sink"),)),
+    }
+    names = st.sets(st.sampled_from(tuple(MODIFIERS)), min_size=1)
+    drawn = names.flatmap(
+        lambda chosen: st.tuples(
+            *(st.builds(Modifier, st.just(name), by_name[name]) for name in sorted(chosen))
+        )
+    )
+    return st.builds(Modified, trees, drawn)
 
 
 def _sizes(minimum: int) -> Drawn[int]:
@@ -215,6 +245,8 @@ def _has_sparsek(expr: Expr) -> bool:
             return _has_sparsek(left) or _has_sparsek(right)
         case Union(members=members) | Intersection(members=members):
             return any(map(_has_sparsek, members))
+        case Modified(pattern=pattern):
+            return _has_sparsek(pattern)
         case _:
             assert_never(expr)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from mypy import api as mypy
+from strategies import modified
 from strategies import patterns as drawn_patterns
 from typing_extensions import assert_never
 
@@ -28,6 +29,7 @@ from attncomp.frontend.ast import (
     Difference,
     Expr,
     Intersection,
+    Modified,
     Union,
     Where,
     dump,
@@ -40,6 +42,7 @@ from attncomp.frontend.catalog import (
     value_text,
 )
 from attncomp.frontend.library import shipped
+from attncomp.frontend.modifiers import MODIFIERS, Modifier
 from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import condition_text
 from attncomp.frontend.primitives import PRIMITIVES
@@ -109,11 +112,14 @@ def rebuilt(tree: Expr) -> Expr:
             return rebuilt(tree.left) - rebuilt(tree.right)
         case Complement():
             return ~rebuilt(tree.operand)
+        case Modified():
+            parts = (getattr(P, m.name)(**dict(m.arguments)) for m in tree.modifiers)
+            return rebuilt(tree.pattern).with_(*parts)
         case _:
             assert_never(tree)
 
 
-@given(drawn_patterns(max_leaves=12))
+@given(drawn_patterns(max_leaves=12) | modified(drawn_patterns()))
 def test_drawn_patterns(tree: Expr) -> None:
     pattern = rebuilt(tree)
     assert pattern == tree and hash(pattern) == hash(tree)
@@ -285,8 +291,12 @@ def test_kernels_do_not_say_where_a_pattern_was_written(
 
 
 def rows() -> dict[str, Signature]:
-    """The primitives and the definitions that are shipped."""
-    return {**PRIMITIVES, **{name: shipped().definition(name) for name in shipped().names}}
+    """The primitives, the modifiers and the definitions that are shipped."""
+    return {
+        **PRIMITIVES,
+        **MODIFIERS,
+        **{name: shipped().definition(name) for name in shipped().names},
+    }
 
 
 @pytest.mark.parametrize("name", rows())
@@ -318,19 +328,25 @@ def test_functions_are_the_catalog_and_the_library(name: str) -> None:
 def test_functions_pass_every_argument_on(name: str) -> None:
     """A value of its own for each parameter, 3, 4, ...; by position and by name."""
     row = rows()[name]
+    before = "full with " if name in MODIFIERS else ""
+
+    def whole(part: Expr | Modifier) -> Expr:
+        return P.full().with_(part) if isinstance(part, Modifier) else part
+
     values: dict[str, Value] = {}
     for number, parameter in enumerate(row.parameters, start=3):
-        values[parameter.name] = number if parameter.type is int else "logit"
+        values[parameter.name] = "logit" if parameter.type is str else number
     written = ", ".join(value_text(value) for value in values.values())
-    expected = parse(f"{name}({written})")
-    assert getattr(P, name)(**values) == getattr(P, name)(*values.values()) == expected
+    make = getattr(P, name)
+    assert make(**values) == make(*values.values())
+    assert whole(make(**values)) == parse(f"{before}{name}({written})")
     if all(parameter.default is not REQUIRED for parameter in row.parameters):
-        assert getattr(P, name)() == parse(name)
+        assert whole(make()) == parse(f"{before}{name}")
 
 
 def test_the_module_is_complete() -> None:
     names = {*rows(), "where"}
-    assert P.__all__ == ["Pattern", *sorted(names)]
+    assert P.__all__ == ["Modifier", "Pattern", *sorted(names)]
     functions = [name for name, value in vars(P).items() if inspect.isfunction(value)]
     own = {name for name in functions if getattr(P, name).__module__ == P.__name__}
     assert {name for name in own if not name.startswith("_")} == names

@@ -8,7 +8,7 @@ import math
 from types import ModuleType
 
 import torch
-from dense import Inputs, Result, Shape, graph_of
+from dense import Inputs, Result, Shape, blocks_of, graph_of, modifiers_in
 from torch import Tensor
 
 from attncomp.codegen.emit import render
@@ -19,7 +19,6 @@ from attncomp.ir.graph import Graph
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
 from attncomp.runtime.strides import Kernels, composed
-from attncomp.runtime.tables import BlockParts, block_state
 
 # `{mode}` stands for a gate mode.
 PATTERNS = (
@@ -70,7 +69,8 @@ def make_plan(
         unit_heads=unit_heads,
     )
     graph = graph_of(pattern)
-    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern))
+    modifiers = modifiers_in(pattern)
+    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern), modifiers)
     if tile is None:
         return plan
     return _tiled(plan, tile, full_tiles)
@@ -116,10 +116,7 @@ def run_module(
     module = kernels_of(plan)
     if scores is None:
         scores = (inputs.scores,) * len(plan.scores)
-    blocks = block_state(
-        BlockParts.of(plan), inputs.given, inputs.q.shape[1], inputs.k.shape[2], inputs.q.device
-    )
-    state = (*module.select(scores, inputs.q.shape[2]), *blocks)
+    state = (*module.select(scores, inputs.q.shape[2]), *blocks_of(plan, inputs))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dq, dk, dv, *dscores = module.backward(
         inputs.dout,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import triton
-from dense import Inputs, Result, Shape
+from dense import Inputs, Result, Shape, blocks_of
 from torch import Tensor
 
 from attncomp.codegen.emit import render
@@ -26,7 +26,6 @@ from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import DtypeName, Problem
 from attncomp.runtime.loader import load_module
 from attncomp.runtime.strides import Kernels, composed
-from attncomp.runtime.tables import BlockParts, block_state
 
 
 @contextmanager
@@ -114,20 +113,21 @@ def load_plan(plan: KernelPlan) -> ModuleType:
     return load_module(path, name)
 
 
-def _load(plan: KernelPlan) -> Kernels:
-    module = load_plan(plan)
-    return Kernels(module.select, module.forward, module.backward)
+def kernels_of(plan: KernelPlan) -> Kernels:
+    """The functions of the plan's modules."""
+
+    def load(module_plan: KernelPlan) -> Kernels:
+        module = load_plan(module_plan)
+        return Kernels(module.select, module.forward, module.backward)
+
+    return composed(plan, load)
 
 
 def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool = True) -> Result:
     """Outputs and gradients of a plan whose selections all rank by `inputs.scores`."""
-    module = composed(plan, _load)
+    module = kernels_of(plan)
     state = module.select((inputs.scores,) * len(plan.scores), inputs.q.shape[2])
-    heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
-    state = (
-        *state,
-        *block_state(BlockParts.of(plan), inputs.given, heads, n_keys, inputs.q.device),
-    )
+    state = (*state, *blocks_of(plan, inputs))
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, scale)
     dlse = inputs.dlse if with_lse else None
     dq, dk, dv, *dscores = module.backward(

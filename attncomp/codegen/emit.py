@@ -43,6 +43,7 @@ def _environment() -> jinja2.Environment:
         expressions.reads_draws,
         expressions.reads_entries,
         expressions.asks_for_size,
+        triton_view.modifier_sums,
     ):
         environment.filters[query.__name__] = query
     return environment
@@ -80,7 +81,11 @@ def render(plan: KernelPlan) -> str:
         tensor_arguments=functools.partial(triton_view.tensor_arguments, plan),
         walk_arguments=functools.partial(triton_view.walk_arguments, plan),
         walk_texts=functools.partial(entries.walk_texts, plan),
+        sink_argument=triton_view.sink_argument(plan),
+        modifier_arguments=triton_view.modifier_arguments(plan),
         tensor_text=functools.partial(entries.tensor_text, plan),
         tensor_pointer=entries.pointer,
+        modifier_text=functools.partial(entries.modifier_text, plan),
+        modifiers=plan.modifiers,
         range_texts=functools.partial(expressions.range_texts, dialect=dialect),
     )

@@ -38,6 +38,16 @@ def walk_texts(plan: KernelPlan, walk: int) -> tuple[str, str]:
     return f"state[{before}]", f"state[{before + 1}]"
 
 
+def modifier_text(plan: KernelPlan, kind: str) -> str:
+    """The host's expression for the tensor of a modifier, the last ones in `state`."""
+    modifiers = plan.modifiers
+    given = {"slopes": modifiers.slopes, "bias": modifiers.bias, "sink": modifiers.sink}
+    present = [name for name, value in given.items() if value is not None]
+    before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors)
+    before += 2 * len(plan.walks)
+    return f"state[{before + present.index(kind)}]"
+
+
 def tensors_of(sweeps: Sequence[SweepPlan]) -> dict[str, int]:
     """The tensors that the conditions of sweeps read, with the number of their dimensions."""
     return {e.name: len(e.indices) for e in sorted(_entries(sweeps), key=lambda e: e.name)}

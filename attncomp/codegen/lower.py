@@ -22,6 +22,7 @@ from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import (
     Box,
     Intersection,
@@ -48,11 +49,15 @@ def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = Non
     and BackendError for a target or head dim without a schedule.
     """
     expr = parse(pattern) if isinstance(pattern, str) else pattern
-    graph = run(build(expr), pipeline(problem), callback)
-    return plan_of(graph, problem, to_text(expr))
+    modifiers = modifiers_of(expr)
+    # Biases are about positions of the whole, and a sink counts once in the softmax of all parts.
+    passes = pipeline(problem, classes=not modifiers.positional and modifiers.sink is None)
+    return plan_of(run(build(expr), passes, callback), problem, to_text(expr), modifiers)
 
 
-def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
+def plan_of(
+    graph: Graph, problem: Problem, pattern: str, modifiers: Modifiers = NO_MODIFIERS
+) -> KernelPlan:
     """The plan that a scheduled graph is, for the pattern with the given canonical text."""
     partition = graph.op(graph.root)
     if not isinstance(partition, Partition) or partition.schedule is None:
@@ -75,21 +80,27 @@ def plan_of(graph: Graph, problem: Problem, pattern: str) -> KernelPlan:
         problem=problem,
         schedule=partition.schedule,
         strided=tuple(
-            _strided_part(graph, step, selections, partition.schedule, problem)
+            _strided_part(graph, step, selections, partition.schedule, problem, modifiers)
             for step in sorted({sweep.step for sweep in sweeps if sweep.step > 1})
         ),
+        modifiers=modifiers.in_kernels,
         pattern=pattern,
     )
 
 
 def _strided_part(
-    graph: Graph, step: int, selections: _Selections, schedule: Schedule, problem: Problem
+    graph: Graph,
+    step: int,
+    selections: _Selections,
+    schedule: Schedule,
+    problem: Problem,
+    modifiers: Modifiers,
 ) -> StridedPart:
     nodes = [n for n in graph.operands(graph.root) if cast(Sweep, graph.op(n)).step == step]
     inner = class_graph([cast(Sweep, graph.op(node)) for node in nodes], step)
     sweeps = tuple(_sweep_plan(graph, node, selections, schedule) for node in nodes)
     title = f"one class modulo {step} of {' and '.join(sweep.label for sweep in sweeps)}"
-    plan = plan_of(run(inner, pipeline(problem)), problem, title)
+    plan = plan_of(run(inner, pipeline(problem)), problem, title, modifiers)
     return StridedPart(step=step, sweeps=sweeps, plan=plan)
 
 

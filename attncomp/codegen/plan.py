@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from attncomp.ir.affine import Entry
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers
 from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, GateMode
 from attncomp.ir.schedule import Problem, Schedule
 from attncomp.ir.walk import Walk
@@ -123,7 +124,8 @@ class KernelPlan:
 
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
     score tensors, in the order in which `select` takes them. strided: parts of the pattern with
-    kernels of their own, which share the softmax with the sweeps.
+    kernels of their own, which share the softmax with the sweeps. modifiers: what changes the
+    logits, the scale aside, which is an argument of the kernels.
     """
 
     mode: GateMode | None
@@ -133,6 +135,7 @@ class KernelPlan:
     problem: Problem
     schedule: Schedule
     strided: tuple[StridedPart, ...] = ()
+    modifiers: Modifiers = NO_MODIFIERS
     pattern: str = field(compare=False)
 
     @property
@@ -141,9 +144,14 @@ class KernelPlan:
         return (*self.sweeps, *(sweep for part in self.strided for sweep in part.sweeps))
 
     @property
+    def own(self) -> KernelPlan | None:
+        """The plan without its strided parts, None where they are all that there is."""
+        return replace(self, strided=()) if self.sweeps or not self.strided else None
+
+    @property
     def modules(self) -> tuple[KernelPlan, ...]:
         """The plans without strided parts that make up this one, a generated module each."""
-        own = (replace(self, strided=()),) if self.sweeps or not self.strided else ()
+        own = () if self.own is None else (self.own,)
         return (*own, *(module for part in self.strided for module in part.plan.modules))
 
     @property

@@ -21,6 +21,7 @@ def plan_text(plan: KernelPlan) -> str:
         f"unit_heads {problem.unit_heads}",
         f"mode {plan.mode or 'crisp'}, scores {', '.join(plan.scores) or 'none'}",
     ]
+    lines += [f"modifier {part}" for part in plan.modifiers.parts]
     for index, selection in enumerate(plan.selections):
         lines.append(
             f"selection {index}: k={selection.k} lag={selection.lag} scores={selection.scores}"

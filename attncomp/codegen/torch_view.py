@@ -22,8 +22,9 @@ class SweepView:
     only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
     gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
     keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
-    looked for that need no mask. tensors: names of the integer tensors that the
-    condition reads. walk: the number of the walk that lists the sweep's keys, None for none.
+    looked for that need no mask. located: whether modifiers need to know the keys of a list.
+    tensors: names of the integer tensors that the condition reads. walk: the number of the walk
+    that lists the sweep's keys, None for none.
     """
 
     index: int
@@ -44,6 +45,7 @@ class SweepView:
     weighted: bool
     keyed: bool
     full_tiles: bool
+    located: bool
     tensors: tuple[str, ...]
     walk: int | None
 
@@ -94,6 +96,7 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         tensors=tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
         walk=None if sweep.walk is None else plan.walks.index(sweep.walk),
+        located=plan.modifiers.positional and (sweep.source is not None or sweep.walk is not None),
     )
 
 

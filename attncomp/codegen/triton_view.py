@@ -9,6 +9,7 @@ from typing import NamedTuple
 from attncomp.codegen import entries, expressions
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
+from attncomp.ir.modifiers import Modifiers
 
 
 class Argument(NamedTuple):
@@ -82,6 +83,30 @@ def walk_arguments(
             Argument(f"list_width_{i}", f"{lists}.shape[2]"),
         ]
     return arguments
+
+
+def modifier_arguments(plan: KernelPlan) -> list[Argument]:
+    """What a kernel reads of the modifiers that change the logits of keys."""
+    arguments = []
+    if plan.modifiers.slopes is not None:
+        arguments.append(Argument("slopes", entries.modifier_text(plan, "slopes")))
+    if plan.modifiers.bias is not None:
+        arguments.append(Argument("table", entries.modifier_text(plan, "bias")))
+    return arguments
+
+
+def modifier_sums(modifiers: Modifiers) -> list[str]:
+    """What the backward's query kernel leaves of gradients of modifiers, and reads for it."""
+    slopes = ["dslope_rows"] if modifiers.learned_slopes else []
+    bias = ["ahead_rows", "behind_rows", "counts", "quanta_a_unit"]
+    return [*slopes, *(bias if modifiers.bias is not None else [])]
+
+
+def sink_argument(plan: KernelPlan) -> Argument | None:
+    """The logits of the sinks, which the forward begins with."""
+    if plan.modifiers.sink is None:
+        return None
+    return Argument("sinks", entries.modifier_text(plan, "sink"))
 
 
 def size_names(plan: KernelPlan) -> list[str]:

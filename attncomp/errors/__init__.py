@@ -34,6 +34,9 @@ from attncomp.errors.files import UnknownModuleError as UnknownModuleError
 from attncomp.errors.files import UnknownTypeError as UnknownTypeError
 from attncomp.errors.files import UnreadableFileError as UnreadableFileError
 from attncomp.errors.files import UnusedNameError as UnusedNameError
+from attncomp.errors.modifier import ModifiedOperandError as ModifiedOperandError
+from attncomp.errors.modifier import RepeatedModifierError as RepeatedModifierError
+from attncomp.errors.modifier import UnknownModifierError as UnknownModifierError
 from attncomp.errors.pattern import ArgumentFormError as ArgumentFormError
 from attncomp.errors.pattern import ArgumentOrderError as ArgumentOrderError
 from attncomp.errors.pattern import ArgumentRangeError as ArgumentRangeError

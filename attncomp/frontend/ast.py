@@ -2,6 +2,7 @@
 
     Expr = Call(name, arguments) | Where(condition) | Complement(operand)
          | Difference(left, right) | Intersection(members) | Union(members)
+         | Modified(pattern, modifiers)
 
 Spans do not take part in comparison: equal trees are equal patterns as written, blanks,
 comments, redundant parentheses and defaulted arguments aside.
@@ -20,10 +21,19 @@ from typing import NamedTuple, NoReturn, TypeAlias, cast
 
 from typing_extensions import Never, assert_never
 
-from attncomp.errors import NestingError, PatternTooLargeError, Span, cropped
+from attncomp.errors import (
+    ModifiedOperandError,
+    NestingError,
+    PatternTooLargeError,
+    RepeatedModifierError,
+    Span,
+    cropped,
+    quoted,
+)
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Value, value_text
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.modifiers import MODIFIERS, Modifier
 from attncomp.frontend.predicate import Condition, condition_text, extent_of
 from attncomp.frontend.primitives import lookup
 
@@ -59,6 +69,15 @@ class _Operators:
     def __invert__(self) -> Complement:
         return Complement(cast("Expr", self), caller())
 
+    def with_(self, *modifiers: Modifier) -> Modified:
+        """`pattern with modifier, ...`: TypeError for none, and for what is no modifier."""
+        for modifier in modifiers:
+            if not isinstance(modifier, Modifier):
+                raise TypeError(f"expected modifiers, found {_found(modifier)}")
+        if not modifiers:
+            raise TypeError("expected one modifier or more, found none")
+        return Modified(cast("Expr", self), modifiers, caller())
+
     def __ror__(self, other: Never) -> NoReturn:
         raise _no_pattern(other, "left side of '|'")
 
@@ -82,10 +101,13 @@ def _operand(value: Expr, side: str) -> Expr:
 
 
 def _no_pattern(value: object, side: str) -> TypeError:
-    found = f"{type(value).__name__} {cropped(repr(value))}"
+    return TypeError(f"the {side} must be a pattern, found {_found(value)}")
+
+
+def _found(value: object) -> str:
     if isinstance(value, FunctionType):
-        found = f"the function {value.__name__} (did you mean '{value.__name__}(...)'?)"
-    return TypeError(f"the {side} must be a pattern, found {found}")
+        return f"the function {value.__name__} (did you mean '{value.__name__}(...)'?)"
+    return f"{type(value).__name__} {cropped(repr(value))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +158,7 @@ class Difference(_Operators):
     extent: Extent = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        _check_operands(self.left, self.right)
         _set_extent(self, [self.left.extent, self.right.extent])
 
 
@@ -148,6 +171,7 @@ class Complement(_Operators):
     extent: Extent = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        _check_operands(self.operand)
         _set_extent(self, [self.operand.extent])
 
 
@@ -163,12 +187,46 @@ class Where(_Operators):
         _set_extent(self, [Extent(*extent_of(self.condition))])
 
 
-Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement
+@dataclass(frozen=True, slots=True)
+class Modified(_Operators):
+    """`A with modifier, ...`: the attention of A with other logits; the gates are those of A.
+
+    The modifiers are one or more of different names, in the order of the table; those of a pattern
+    that has some itself are merged. RepeatedModifierError where one is given twice.
+    """
+
+    pattern: Expr
+    modifiers: tuple[Modifier, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        modifiers = self.modifiers
+        if isinstance(self.pattern, Modified):
+            modifiers = (*self.pattern.modifiers, *modifiers)
+            object.__setattr__(self, "pattern", self.pattern.pattern)
+        known: dict[str, Modifier] = {}
+        for modifier in modifiers:
+            if known.setdefault(modifier.name, modifier) is not modifier:
+                raise RepeatedModifierError(modifier.span, name=quoted(modifier.name))
+        object.__setattr__(self, "modifiers", tuple(known[m] for m in MODIFIERS if m in known))
+        object.__setattr__(self, "extent", self.pattern.extent)
+
+
+Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement | Modified
+
+
+def _check_operands(*operands: Expr) -> None:
+    """ModifiedOperandError for an operand with modifiers."""
+    for operand in operands:
+        if isinstance(operand, Modified):
+            raise ModifiedOperandError(operand.span)
 
 
 def _merge(node: Union | Intersection) -> None:
     """Takes the members of members of the same kind; the operators between those go."""
     kind = type(node)
+    _check_operands(*node.members)
     groups = [member.members if isinstance(member, kind) else (member,) for member in node.members]
     members = tuple(chain.from_iterable(groups))
     if len(members) < 2:
@@ -198,6 +256,8 @@ def _set_extent(
 def _strength(expr: Expr) -> int:
     """How tightly the outermost operator binds; higher is tighter."""
     match expr:
+        case Modified():
+            return -1
         case Union():
             return 0
         case Intersection():
@@ -235,6 +295,8 @@ def to_text(expr: Expr) -> str:
             return " & ".join(operand(member, 2) for member in expr.members)
         case Union():
             return " | ".join(operand(member, 1) for member in expr.members)
+        case Modified():
+            return f"{to_text(expr.pattern)} with {', '.join(map(str, expr.modifiers))}"
         case _:
             assert_never(expr)
 
@@ -261,6 +323,9 @@ def dump(expr: Expr) -> str:
                 children = (node.left, node.right)
             case Intersection() | Union():
                 children = node.members
+            case Modified():
+                names = ", ".join(map(str, node.modifiers))
+                return [f"{head}Modified {names}", *lines(node.pattern, depth + 1)]
             case _:
                 assert_never(node)
         below = [line for child in children for line in lines(child, depth + 1)]

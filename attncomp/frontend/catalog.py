@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ ValueType: TypeAlias = type[int] | type[float] | type[str] | type[bool]
 GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
 
 MAX_INTEGER: Final = 2**31 - 1
+_NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _SHOWN_NAMES: Final = 20  # in a hint that lists all that are known
 GATE_MODES: Final[tuple[GateMode, ...]] = get_args(GateMode)
 
@@ -58,7 +60,10 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only."""
+    """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only.
+
+    above: a limit that is not allowed itself. is_name: the string is the name of a tensor.
+    """
 
     name: str
     type: type[Value]
@@ -66,6 +71,8 @@ class Parameter:
     minimum: int | float | None = None
     maximum: int | float | None = None
     choices: tuple[Value, ...] = ()
+    above: int | float | None = None
+    is_name: bool = False
     doc: str = ""
 
     def check(self, pattern: str, argument: Argument) -> Value:
@@ -118,11 +125,15 @@ class Parameter:
         """What a value of the right type should have been, or None if it is allowed."""
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(value_text(choice) for choice in self.choices)
+        if self.is_name and isinstance(value, str) and not _NAME.fullmatch(value):
+            return "a name of letters, digits and '_'"
         if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if isinstance(value, int | float):
             if self.minimum is not None and value < self.minimum:
                 return f"at least {self.minimum}"
+            if self.above is not None and value <= self.above:
+                return f"more than {self.above}"
             if self.maximum is not None and value > self.maximum:
                 return f"at most {self.maximum}"
         return None

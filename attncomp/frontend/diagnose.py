@@ -82,6 +82,17 @@ class Stop:
         return "AMPERSAND" in self.accepts
 
     @property
+    def last_kind(self) -> str | None:
+        """The terminal before the stop."""
+        return None if self.last is None else self.last.kind
+
+    @property
+    def wants_modifier(self) -> bool:
+        """Whether a complete modifier stands before the stop."""
+        others = {"AMPERSAND", "PERCENT"}
+        return "COMMA" in self.accepts and not self.accepts & others and not self.is_file
+
+    @property
     def wants_item(self) -> bool:
         """Whether a definition may begin at the stop."""
         return "PATTERN" in self.accepts
@@ -113,7 +124,7 @@ class Stop:
         if self.wants_operator:
             return f"an operator or {self._next}" if self._next else "an operator"
         if "COMMA" in accepts:
-            return f"',' or {self._next}"
+            return f"',' or {self._next}" if self._next else "','"
         if accepts >= {"STRING", "RPAR"}:
             return "an argument"
         for terminal, phrase in _EXPECTED:
@@ -137,7 +148,9 @@ class Stop:
             return "a type: int, float, str or bool"
         if "RPAR" in self.accepts:
             return "a parameter"
-        return "a module" if "DOT" in self.accepts else "a name"
+        if "DOT" in self.accepts:
+            return "a module"
+        return "a name" if self.is_file and self.last_kind != "WITH" else "a modifier"
 
 
 # The first terminal that may follow says what is awaited.
@@ -209,7 +222,7 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
 def unexpected_word(stop: Stop, word: Word) -> PatternError:
     """`word` cannot follow what stands before `stop`."""
     last = stop.last
-    if word.kind in {"AND", "OR", "NOT", "WHERE"}:
+    if word.kind in {"AND", "OR", "NOT", "WHERE", "WITH"}:
         return reserved_word(stop, word)
     if word.kind == "RELATION" and word.text == "==" and "EQUAL" in stop.accepts:
         return UnexpectedTextError(
@@ -285,6 +298,8 @@ def _position_hint(stop: Stop, word: Word) -> str | None:
     """For a token behind a complete pattern, or in place of a definition."""
     if stop.wants_item and word.kind in {"NAME", "LPAR", "TILDE"} and not stop.wants_operator:
         return "a pattern needs a name: 'pattern mine = ...'"
+    if stop.wants_modifier and word.kind in {"BAR", "AMPERSAND", "MINUS", "TILDE"}:
+        return "'with' stands after the whole pattern"
     if not stop.wants_operator:
         return None
     match word.kind:

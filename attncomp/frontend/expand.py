@@ -28,10 +28,20 @@ from attncomp.errors import (
     cropped,
     quoted,
 )
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
+from attncomp.frontend.ast import (
+    Call,
+    Complement,
+    Difference,
+    Expr,
+    Intersection,
+    Modified,
+    Union,
+    Where,
+)
 from attncomp.frontend.catalog import Argument, Primitive, Signature, Value, name_hint, value_text
 from attncomp.frontend.diagnose import value_hint
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.modifiers import Modifier, lookup_modifier
 from attncomp.frontend.names import resolved
 from attncomp.frontend.predicate import extent_of
 from attncomp.frontend.syntax import (
@@ -39,6 +49,7 @@ from attncomp.frontend.syntax import (
     Arithmetic,
     Chain,
     Literal,
+    ModifiedSyntax,
     Name,
     Negation,
     OperationKind,
@@ -125,6 +136,10 @@ class _Expansion:
         if isinstance(syntax, WhereSyntax):
             self._count(syntax.span, 1 + extent_of(syntax.condition)[0])
             return Where(resolved(syntax.condition, values), self._noted(syntax.span))
+        if isinstance(syntax, ModifiedSyntax):
+            pattern = self.pattern(syntax.pattern, scope, values, level)
+            modifiers = tuple(self._modifier(m, values) for m in syntax.modifiers)
+            return Modified(pattern, modifiers, self._noted(syntax.span))
         self._count(syntax.span)
         _check_level(level, syntax.span)
         operands = [self.pattern(part, scope, values, level + 1) for part in syntax.operands]
@@ -168,6 +183,13 @@ class _Expansion:
         if isinstance(target, Definition):
             return self.call(target, bound, reference.span, level)
         return Call(target.name, bound, self._noted(reference.span))
+
+    def _modifier(self, reference: Reference, values: Mapping[str, Value] | None) -> Modifier:
+        self._count(reference.span)
+        row = lookup_modifier(reference.name.text, reference.name.span)
+        arguments = [self._argument(argument, values, row.name) for argument in reference.arguments]
+        bound = row.bind(arguments, missing_span=reference.end)
+        return Modifier(row.name, bound, self._noted(reference.span))
 
     def _argument(
         self, argument: ArgumentSyntax, values: Mapping[str, Value] | None, callee: str

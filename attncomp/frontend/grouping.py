@@ -152,8 +152,22 @@ class Statements:
             nodes.append(read())
         return tuple(nodes)
 
-    def _body(self) -> Body:
+    def _pattern(self) -> Node:
+        """Operands and operators, and the modifiers behind them."""
         node = self._expression(0)
+        if self._peek() != "with":
+            return node
+        self._ends.add(self._next)
+        self._operators.add(self._next)
+        sign = self._leaf()
+        modifiers: list[tuple[str, Node]] = [("", self._primary())]
+        while self._peek() == ",":
+            self._leaf()
+            modifiers.append((", ", self._primary()))
+        return chain(node, [(sign, Row(tuple(modifiers)))])
+
+    def _body(self) -> Body:
+        node = self._pattern()
         close: int | None = None
         while isinstance(node, Bracket):
             self._ends -= {node.start, node.end}
@@ -214,7 +228,7 @@ class Statements:
 
     def _element(self) -> Node:
         """`value`, `name=value`, `name: type` or `name: type = value`."""
-        parts = [("", self._expression(0))]
+        parts = [("", self._pattern())]
         equal = "="
         if self._peek() == ":":
             self._leaf()

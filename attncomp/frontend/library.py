@@ -33,6 +33,7 @@ from attncomp.frontend.ast import Expr
 from attncomp.frontend.catalog import Argument, Primitive, name_hint
 from attncomp.frontend.expand import Definition, expand_call
 from attncomp.frontend.limits import MAX_CHARACTERS, MAX_NESTING
+from attncomp.frontend.modifiers import modifier_hint
 from attncomp.frontend.review import check_private, review
 from attncomp.frontend.specfile import Example, SpecFile, duplicate, parse_file
 from attncomp.frontend.syntax import Import, Name
@@ -145,6 +146,9 @@ class TextScope:
 
     def _hint(self, name: str) -> str | None:
         own = [*primitives.PRIMITIVES, *(self.library or ())]
+        hint = modifier_hint(name)
+        if hint is not None:
+            return hint
         for file in () if self.library is None else self.library.files:
             if name in file.definitions:
                 return f"{quoted(name)} is private to {printable(file.source.name)}"

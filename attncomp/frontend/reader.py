@@ -41,6 +41,7 @@ from attncomp.frontend.diagnose import (
     unexpected_word,
 )
 from attncomp.frontend.limits import MAX_CHARACTERS, MAX_NESTING
+from attncomp.frontend.modifier_reader import check_operands, read_modified
 from attncomp.frontend.syntax import Item, Syntax
 
 _MAX_DIGITS: Final = 400  # a longer literal exceeds every integer parameter and every float
@@ -279,6 +280,12 @@ def _pattern(tree: Tree[Token], source: Source) -> Syntax:
         elif node.data == "where":
             condition = read_condition(node.children[1], source, _integer)
             done[id(node)] = syntax.WhereSyntax(condition, _node_span(node, source)), 0
+        elif node.data == "modified":
+            inner, depth = done.pop(id(node.children[0]))
+            modified = read_modified(
+                node, inner, lambda m: _reference(m, source), _node_span(node, source)
+            )
+            done[id(node)] = modified, depth
         elif node.data in _PATTERNS:
             parts = [done.pop(id(child)) for child in node.children]
             done[id(node)] = _operation(node, parts, source)
@@ -290,6 +297,7 @@ def _operation(
 ) -> tuple[Syntax, int]:
     """An operator applied to (syntax, depth) pairs, with the depth of the result."""
     span = _node_span(node, source)
+    check_operands([operand for operand, _ in parts])
     if node.data != "difference":
         depth = 1 + max(depth for _, depth in parts)
         operands = tuple(operand for operand, _ in parts)

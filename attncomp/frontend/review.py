@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from attncomp.errors import RecursiveDefinitionError, UnusedNameError, cropped, quoted
-from attncomp.frontend.catalog import Argument, Primitive, Value
+from attncomp.frontend.catalog import Argument, Signature, Value
 from attncomp.frontend.expand import (
     Definition,
     bound_argument,
@@ -13,11 +13,13 @@ from attncomp.frontend.expand import (
     parameter_names,
     unknown_parameter,
 )
+from attncomp.frontend.modifiers import lookup_modifier
 from attncomp.frontend.names import check_names, free_names
 from attncomp.frontend.predicate import Condition
 from attncomp.frontend.specfile import SpecFile
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
+    ModifiedSyntax,
     Name,
     Operation,
     ParameterName,
@@ -70,11 +72,22 @@ def _checked(
         target = file.scope.find(reference.name)
         _check_arguments(reference, target, types)
         yield reference
+    for modifier in _modifiers(body):
+        row = lookup_modifier(modifier.name.text, modifier.name.span)
+        _check_arguments(modifier, row, types)
+
+
+def _modifiers(body: Syntax) -> Iterator[Reference]:
+    while isinstance(body, ModifiedSyntax):
+        yield from body.modifiers
+        body = body.pattern
 
 
 def _references(body: Syntax) -> Iterator[Reference]:
     if isinstance(body, Reference):
         yield body
+    elif isinstance(body, ModifiedSyntax):
+        yield from _references(body.pattern)
     elif isinstance(body, Operation):
         for operand in body.operands:
             yield from _references(operand)
@@ -83,13 +96,15 @@ def _references(body: Syntax) -> Iterator[Reference]:
 def _conditions(body: Syntax) -> Iterator[Condition]:
     if isinstance(body, WhereSyntax):
         yield body.condition
+    elif isinstance(body, ModifiedSyntax):
+        yield from _conditions(body.pattern)
     elif isinstance(body, Operation):
         for operand in body.operands:
             yield from _conditions(operand)
 
 
 def _check_arguments(
-    reference: Reference, target: Primitive | Definition, types: Mapping[str, type[Value]] | None
+    reference: Reference, target: Signature, types: Mapping[str, type[Value]] | None
 ) -> None:
     """Raises the errors of arithmetic and of `Signature.bind`, save for values not yet known."""
     arguments = [_argument(written, target.name, types) for written in reference.arguments]
@@ -163,7 +178,7 @@ def _check_imports(file: SpecFile, used: set[str]) -> None:
 
 def _check_parameters(definition: Definition) -> None:
     unused = dict(definition.places)
-    for reference in _references(definition.body):
+    for reference in (*_references(definition.body), *_modifiers(definition.body)):
         for argument in reference.arguments:
             for parameter in parameter_names(argument.value):
                 unused.pop(parameter.name, None)

@@ -32,6 +32,7 @@ from attncomp.frontend import primitives
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.catalog import REQUIRED, Parameter, Primitive, Value, name_hint
 from attncomp.frontend.expand import Definition, bound_argument, evaluate, expand
+from attncomp.frontend.modifiers import modifier_hint
 from attncomp.frontend.reader import read_file
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
@@ -75,7 +76,9 @@ class FileScope:
         return self.definitions.get(name) or self.imported.get(name)
 
     def _hint(self, name: str) -> str | None:
-        hint = None if self.elsewhere is None else self.elsewhere(name)
+        hint = modifier_hint(name)
+        if hint is None and self.elsewhere is not None:
+            hint = self.elsewhere(name)
         if hint is not None:
             return hint
         known = [*primitives.PRIMITIVES, *self.definitions, *self.imported]

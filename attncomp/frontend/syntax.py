@@ -1,6 +1,7 @@
 """What a text says, before any name is looked up: patterns with calls, and the items of spec files.
 
     Syntax = Reference(name, arguments) | WhereSyntax(condition) | Operation(kind, operands)
+           | ModifiedSyntax(pattern, modifiers)
     Arithmetic = Literal | ParameterName | Negation | Chain
     Item = Doc | Import | DefinitionSyntax | ExampleSyntax
 
@@ -100,7 +101,16 @@ class WhereSyntax:
     span: Span
 
 
-Syntax: TypeAlias = Reference | WhereSyntax | Operation
+@dataclass(frozen=True, slots=True)
+class ModifiedSyntax:
+    """`pattern with modifier, ...`."""
+
+    pattern: Syntax
+    modifiers: tuple[Reference, ...]
+    span: Span
+
+
+Syntax: TypeAlias = Reference | WhereSyntax | Operation | ModifiedSyntax
 
 
 @dataclass(frozen=True, slots=True)

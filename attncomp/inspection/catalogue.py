@@ -16,6 +16,7 @@ from attncomp.frontend.catalog import (
     value_text,
 )
 from attncomp.frontend.library import Library, shipped
+from attncomp.frontend.modifiers import MODIFIERS
 from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.frontend.specfile import Example
@@ -32,7 +33,8 @@ _LENGTH = 16  # of a thumbnail: all examples show their sizes in it
 def catalogue_sections(
     library: Library | None, length: int | None = None, seed: int = 0
 ) -> list[Section]:
-    """A section a pattern: the primitives, the shipped definitions, then those of `library`.
+    """A section a pattern: the primitives, the modifiers, the shipped definitions, then those of
+    `library`.
 
     length: queries and keys of the drawings. They are of a primitive's `example`, or of the first
     example of a definition's file that calls it; a definition without any has none. One that reads
@@ -49,6 +51,7 @@ def catalogue_sections(
         length = _LENGTH if given else size
         picture = pictured(parse(call), length, tensors=given, seed=seed, name=call)
         sections.append(_section(row, "a primitive", picture))
+    sections += [_section(row, "a modifier", None) for row in MODIFIERS.values()]
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
     return sections
@@ -109,6 +112,8 @@ def parameter_text(parameter: Parameter) -> str:
     parts = [parameter.type.__name__]
     if parameter.minimum is not None:
         parts.append(f"at least {parameter.minimum}")
+    if parameter.above is not None:
+        parts.append(f"more than {parameter.above}")
     if parameter.maximum is not None and parameter.maximum != MAX_INTEGER:
         parts.append(f"at most {parameter.maximum}")
     if parameter.choices:

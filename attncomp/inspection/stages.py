@@ -74,7 +74,9 @@ def stage_section(compilation: Compilation, stage: str) -> Section:
             return Section(title="ast", text=dump(compilation.expr), file="ast.txt")
         case "ir":
             graph = compilation.passes[-1].graph
-            return Section(title="ir", text=print_graph(graph), lexer="python", file="ir.txt")
+            modifiers = "".join(f"modifier {part}\n" for part in compilation.plan.modifiers.parts)
+            text = print_graph(graph) + modifiers
+            return Section(title="ir", text=text, lexer="python", file="ir.txt")
         case "plan":
             text = plan_text(compilation.plan)
             return Section(title="plan", text=text, lexer="yaml", file="plan.txt")

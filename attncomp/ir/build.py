@@ -24,6 +24,7 @@ from attncomp.frontend.predicate import VARIABLES, Condition, at
 from attncomp.ir.affine import Drawn, Entry, Top, index, term
 from attncomp.ir.conditions import add_condition
 from attncomp.ir.graph import Graph, NodeId
+from attncomp.ir.modifiers import check_tensor_names
 from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
 
 CALL_NAMES: Final = ("self", "q", "k", "v", "scale", "return_lse", "heads", "batch")
@@ -84,6 +85,8 @@ PRIMITIVE_PREDICATES: Final[Mapping[str, str]] = MappingProxyType(
 def build(expr: ast.Expr) -> Graph:
     """The graph of a pattern, one node a tree node; `a - b` becomes `a & ~b`.
 
+    Gates know no modifiers: the graph is that of the pattern without them.
+
     Raises SoftComplementError where a complement, or the right side of `-`, holds a selection
     whose gate is not "hard", GateModeError where two selections differ in their gate mode, and for
     predicates DivisorError, SubscriptError, PredicateRangeError, RankError and TensorNameError.
@@ -91,7 +94,7 @@ def build(expr: ast.Expr) -> Graph:
     graph = Graph()
     graph.set_root(_add(graph, expr))
     _require_one_mode(graph)
-    _check_tensors(graph)
+    check_tensor_names(expr, _check_tensors(graph))
     return graph
 
 
@@ -118,6 +121,8 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return graph.add(Intersection(span=expr.span), [left, right])
         case ast.Complement():
             return _add_complement(graph, expr.operand, expr.span)
+        case ast.Modified():
+            return _add(graph, expr.pattern)
         case _:
             assert_never(expr)
 
@@ -154,8 +159,8 @@ def _require_one_mode(graph: Graph) -> None:
             raise GateModeError(op.span, expected=repr(selections[0].gate), found=repr(op.gate))
 
 
-def _check_tensors(graph: Graph) -> None:
-    """RankError and TensorNameError for the tensors that tests read."""
+def _check_tensors(graph: Graph) -> dict[str, str]:
+    """RankError and TensorNameError for the tensors that tests read; the names in use."""
     ops = [graph.op(node) for node in graph.walk()]
     uses: dict[str, str] = dict.fromkeys(map(str, VARIABLES), "an index of the pair")
     uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
@@ -172,6 +177,7 @@ def _check_tensors(graph: Graph) -> None:
             if rank != known:
                 expected, found = _subscripts(known), _subscripts(rank)
                 raise RankError(op.span, name=quoted(name), expected=expected, found=found)
+    return uses | dict.fromkeys(ranks, "a tensor of integers")
 
 
 def _subscripts(count: int) -> str:

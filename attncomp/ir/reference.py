@@ -10,7 +10,9 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.errors import TensorShapeError
+from attncomp.frontend.modifiers import STANDARD_SLOPES
 from attncomp.ir.graph import Graph
+from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, standard_slopes
 from attncomp.ir.ops import GateMode
 from attncomp.ir.oracle import gate_matrix, gate_mode
 
@@ -22,13 +24,18 @@ def reference_attention(
     value: Tensor,
     tensors: Mapping[str, Tensor],
     scale: float | None = None,
+    modifiers: Modifiers = NO_MODIFIERS,
 ) -> tuple[Tensor, Tensor]:
     """Attention by the gates of `oracle.gate_matrix`, computed in the dtype of the inputs.
 
     query [B, Hq, Nq, D], key [B, Hk, Nk, D], value [B, Hk, Nk, Dv] and tensors as `gate_matrix`
-    has them, B or 1 in their batch; scale defaults to 1 / sqrt(D). Gives out [B, Hq, Nq, Dv] and
-    lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A row without keys gives
-    0, -inf and gradients of 0. Both are differentiable, twice, in query, key, value and scores.
+    has them, B or 1 in their batch; scale defaults to the modifiers', else to 1 / sqrt(D). Gives
+    out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A
+    row without keys gives 0, -inf and gradients of 0. Both are differentiable, twice, in query,
+    key, value and scores.
+
+    modifiers change the logits as `attncomp.ir.modifiers` says; tensors has theirs too, slopes and
+    sink [Hq], table [Hq, 2 * size - 1], in which the results are differentiable as well.
 
     Raises TensorShapeError where shapes do not fit each other.
     """
@@ -45,19 +52,51 @@ def reference_attention(
     logit_gate, value_gate, bias = _gate_roles(gate, gate_mode(graph))
 
     shared = heads // key.shape[1]
+    scale = modifiers.scale if scale is None else scale
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     product = scale * query @ key.repeat_interleave(shared, dim=1).mT  # [B, Hq, Nq, Nk]
-    logits = logit_gate * product + bias
+    logits = _modified(logit_gate * product, modifiers, tensors) + bias
     logits = logits.masked_fill(~attended, -torch.inf)
-    empty = ~attended.any(-1, keepdim=True)
+    sink = None if modifiers.sink is None else tensors[modifiers.sink]
+    logits, empty = _with_sink(logits, ~attended.any(-1, keepdim=True), sink)
     # The largest logit of each row; the extra column serves inputs without keys.
     shift = torch.nn.functional.pad(logits.detach(), (0, 1), value=-torch.inf).amax(-1, True)
     shift = shift.masked_fill(empty, 0.0)
     weight = (logits - shift).exp()
     total = weight.sum(-1, keepdim=True).masked_fill(empty, 1.0)
-    out = (weight / total * value_gate) @ value.repeat_interleave(shared, dim=1)
+    out = (weight[..., :n_keys] / total * value_gate) @ value.repeat_interleave(shared, dim=1)
     lse = (total.log() + shift).masked_fill(empty, -torch.inf)
     return out, lse.squeeze(-1)
+
+
+def _with_sink(logits: Tensor, empty: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logits with those of a sink [Hq] in a last column, and which rows are empty even so."""
+    if sink is None:
+        return logits, empty
+    column = sink.to(logits.dtype)[None, :, None, None]
+    logits = torch.cat([logits, column.expand(*logits.shape[:3], 1)], -1)
+    return logits, empty & (column == -torch.inf)
+
+
+def _modified(logits: Tensor, modifiers: Modifiers, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The logits [B, Hq, Nq, Nk] under softcap, alibi and bias, in this order."""
+    heads, n_queries, n_keys = logits.shape[1:]
+    if modifiers.softcap is not None:
+        logits = modifiers.softcap * torch.tanh(logits / modifiers.softcap)
+    key = torch.arange(n_keys, device=logits.device)
+    position = torch.arange(n_queries, device=logits.device)[:, None] + n_keys - n_queries
+    distance = position - key  # [Nq, Nk]
+    if modifiers.slopes == STANDARD_SLOPES:
+        slopes = standard_slopes(heads, dtype=logits.dtype, device=logits.device)
+        logits = logits - slopes[:, None, None] * distance.abs()
+    elif modifiers.slopes is not None:
+        slopes = tensors[modifiers.slopes].to(logits.dtype)
+        logits = logits - slopes[:, None, None] * distance.abs()
+    if modifiers.bias is not None:
+        most = modifiers.bias.size - 1
+        table = tensors[modifiers.bias.table].to(logits.dtype)
+        logits = logits + table[:, distance.clamp(-most, most) + most]
+    return logits
 
 
 def _gate_roles(

@@ -76,7 +76,7 @@ class PatternAttention(nn.Module):
     @property
     def selects(self) -> bool:
         """Whether the pattern selects by scores."""
-        return bool(self.attention.tensors)
+        return "scores" in self.attention.tensors
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, dim] -> [B, N, dim]; ValueError for another shape."""

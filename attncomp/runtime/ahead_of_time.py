@@ -283,7 +283,11 @@ def _run(module: Any, plan: KernelPlan) -> None:
         for name in plan.inputs
     }
     blocks = block_state(BlockParts.of(plan), given, heads, length, q.device)
-    state = (*module.select(scores, length), *blocks)
+    learned = [
+        empty(heads, *([] if width is None else [width]), dtype=torch.float32)
+        for _, width in plan.modifiers.tensors
+    ]
+    state = (*module.select(scores, length), *blocks, *learned)
     out, lse = module.forward(q, k, v, state, scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)

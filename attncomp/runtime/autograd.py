@@ -5,8 +5,9 @@ any process can generate the kernels again; a graph that holds these ops can thu
 
 `select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
 `attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
-arguments for their gradients alone. The integer tensors that conditions read, and the lists of
-blocks that sweeps walk, stand behind the selections in its `state`.
+arguments for their gradients alone. The integer tensors that conditions read, the lists of blocks
+that sweeps walk and the tensors of modifiers stand behind the selections in its `state`; of the
+last the learned ones stand behind the scores as well.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     scores: Sequence[Tensor],
+    learned: Sequence[Tensor],
     tensors: Sequence[Tensor],
     scale: float,
     pattern: str,
@@ -57,13 +59,16 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs.
 
-    scores are in the plan's order; tensors are `attncomp.runtime.tables.block_state`.
+    scores are in the plan's order, and so are the learned tensors of modifiers. tensors are what
+    kernels read beside the selections: `attncomp.runtime.tables.block_state`, then the tensors of
+    modifiers.
     """
-    _refuse_tangents(q, k, v, *scores)
+    _refuse_tangents(q, k, v, *scores, *learned)
     state: list[Tensor] = []
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
-    return _attend_op(q, k, v, scores, [*state, *tensors], scale, pattern, problem)
+    given = [*scores, *learned]
+    return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
 
 
 def _refuse_tangents(*tensors: Tensor) -> None:
@@ -190,16 +195,20 @@ def _fake_attend_backward(
     problem: str,
 ) -> list[Tensor]:
     plan = device_plan(pattern, problem, q.device)
-    like = [q, k, v, *_score_fields(plan, state)]
+    like = [q, k, v, *_gradient_fields(plan, state)]
     return [tensor.new_empty(tensor.shape) for tensor in like]
 
 
-def _score_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
-    """For each score tensor with a gradient, a field of the state with its shape and real dtype."""
+def _gradient_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
+    """For each score tensor with a gradient, a field of the state with its shape and real dtype.
+
+    Behind them, for each learned tensor of a modifier, its entry in the state.
+    """
+    learned = list(state[len(state) - len(plan.modifiers.learned) :])
     if not plan.differentiable_scores:
-        return []
+        return learned
     size, names = len(state_fields(plan)), [selection.scores for selection in plan.selections]
-    return [state[size * names.index(name)] for name in plan.scores]
+    return [*(state[size * names.index(name)] for name in plan.scores), *learned]
 
 
 @_guarded
@@ -217,11 +226,12 @@ def _attend_backward(
     problem: str,
 ) -> list[Tensor]:
     if not q.shape[0]:
-        return _fake_attend_backward(dout, dlse, q, k, v, out, lse, state, scale, pattern, problem)
+        like = _fake_attend_backward(dout, dlse, q, k, v, out, lse, state, scale, pattern, problem)
+        return [torch.zeros_like(tensor) for tensor in like]
     served = program(pattern, problem, q.device)
     gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
-    scores = _score_fields(served.plan, state)
-    casts = [g.to(field.dtype) for g, field in zip(gradients[3:], scores, strict=True)]
+    fields = _gradient_fields(served.plan, state)
+    casts = [g.to(field.dtype) for g, field in zip(gradients[3:], fields, strict=True)]
     return _unaliased([*gradients[:3], *casts])
 
 
@@ -260,11 +270,12 @@ class _Attend(torch.autograd.Function):
             dout = torch.zeros_like(out)
         gradients = _backward_op(dout, dlse, q, k, v, out, lse, state, *ctx.options)
         given: list[Tensor | None] = list(gradients)
+        # Hard gates give the scores no gradient.
+        given[3:3] = [None] * (3 + len(ctx.score_dtypes) - len(given))
         for index, dtype in enumerate(ctx.score_dtypes, start=3):
-            if index == len(given):
-                given.append(None)  # hard gates give the scores no gradient
-            elif ctx.needs_input_grad[index + 3]:
-                given[index] = gradients[index].to(dtype)
+            gradient = given[index]
+            if gradient is not None and ctx.needs_input_grad[index + 3]:
+                given[index] = gradient.to(dtype)
         needed = ctx.needs_input_grad[3:]
         given += [None] * len(state)
         return None, None, None, *(g if n else None for g, n in zip(given, needed, strict=True))

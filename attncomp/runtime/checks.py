@@ -200,6 +200,10 @@ def check_scores(
         )
     if q is not None:
         check_device(name, tensor, q, pattern)
+    _check_real(name, tensor, pattern)
+
+
+def _check_real(name: str, tensor: Tensor, pattern: str) -> None:
     if tensor.dtype not in SCORE_DTYPES:
         raise TensorDtypeError(
             subject=name,
@@ -209,8 +213,32 @@ def check_scores(
         )
 
 
-def checked_scale(scale: object, head_dim: int, pattern: str) -> float:
-    """The scale as a float, 1 / sqrt(D) for None; OptionError unless it is a finite number."""
+def check_learned(name: str, tensor: Tensor, width: int | None, pattern: str, q: Tensor) -> None:
+    """Raise the CallError of the first thing that is wrong with a tensor [Hq] of a modifier.
+
+    width: of a second dimension, None for none.
+    """
+    if tensor.layout is not torch.strided:
+        check_layout(name, tensor, pattern)
+    expected = (q.shape[1],) if width is None else (q.shape[1], width)
+    if tuple(tensor.shape) != expected:
+        raise TensorShapeError(
+            subject=name, expected=expected, found=tuple(tensor.shape), pattern=pattern
+        )
+    check_device(name, tensor, q, pattern)
+    _check_real(name, tensor, pattern)
+
+
+def checked_scale(scale: object, head_dim: int, pattern: str, *, own: float | None = None) -> float:
+    """The scale as a float, 1 / sqrt(D) for None; OptionError unless it is a finite number.
+
+    own: that of the pattern, with which a call has none.
+    """
+    if own is not None:
+        if scale is not None:
+            expected = "none, as the pattern has its own"
+            raise OptionError(subject="scale", expected=expected, found=scale, pattern=pattern)
+        return own
     if scale is None:
         return head_dim**-0.5
     found: object = type(scale).__name__

@@ -35,15 +35,20 @@ def explain(
         ("pattern", pattern),
         ("tensors", ", ".join(("q", "k", "v", *shapes))),
         ("gate", _MODES[plan.mode]),
+        *((("logits", ", ".join(plan.modifiers.parts)),) if plan.modifiers else ()),
         *_sweep_rows(plan),
         ("keys", _keys(plan)),
         ("time", "O(N^2), on backend reference" if dense else _time(plan)),
         ("memory", memory),
         ("generation", _retained(plan)),
-        ("determinism", "deterministic on every backend: no atomics"),
+        ("determinism", f"deterministic on every backend: {_atomics(plan)}"),
     ]
     width = max(len(name) for name, _ in rows) + 2
     return "".join(f"{name:<{width}}{text}\n" for name, text in rows)
+
+
+def _atomics(plan: KernelPlan) -> str:
+    return "no atomics" if plan.modifiers.bias is None else "atomics add integers alone"
 
 
 def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:

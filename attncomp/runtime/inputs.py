@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -10,14 +11,17 @@ import torch
 from torch import Tensor
 
 from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
+from attncomp.frontend.modifiers import STANDARD_SLOPES
 from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, Top, index
 from attncomp.ir.graph import Graph
+from attncomp.ir.modifiers import Learned, Modifiers, standard_slopes
 from attncomp.ir.ops import SparseK, Where
 from attncomp.runtime.checks import (
     SCORE_DTYPES,
     check_device,
     check_given,
     check_layout,
+    check_learned,
     check_names,
     check_scores,
     checked_length,
@@ -56,16 +60,23 @@ def checked_inputs(
     sizes: Sizes,
     pattern: str,
     q: Tensor | None = None,
+    learned: Sequence[Learned] = (),
 ) -> dict[str, Tensor]:
     """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what tests read of each tensor; all others are scores of keys. q is the call's, None
-    for a mask.
+    entries: what tests read of each tensor; learned: tensors of modifiers; all others are scores
+    of keys. q is the call's, None for a mask.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
     check_names(tensors, needed, pattern)
     checked = {}
+    widths = dict(learned)
     for name in needed:
+        if q is not None and name in widths:
+            check_given(name, tensors.get(name), learned_text(widths[name]), pattern)
+            check_learned(name, tensors[name], widths[name], pattern, q)
+            checked[name] = tensors[name]
+            continue
         if name not in entries:
             check_given(name, tensors.get(name), _score_layout(sizes, q), pattern)
             check_scores(name, tensors[name], sizes.n_keys, pattern, q)
@@ -82,8 +93,38 @@ def checked_inputs(
     return checked
 
 
+def learned_text(width: int | None) -> str:
+    """The shape of a modifier's tensor in symbols: `[Hq]` or `[Hq, 511]`."""
+    return "[Hq]" if width is None else f"[Hq, {width}]"
+
+
+def modifier_state(modifiers: Modifiers, tensors: Mapping[str, Tensor], q: Tensor) -> list[Tensor]:
+    """The tensors of modifiers as kernels read them: contiguous, float32 (float64 for float64)."""
+    real = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return [
+        standard_slopes(operator.index(q.shape[1]), dtype=real, device=q.device)
+        if name == STANDARD_SLOPES
+        else tensors[name].detach().to(real).contiguous()
+        for name, _ in modifiers.tensors
+    ]
+
+
 def _score_layout(sizes: Sizes, q: Tensor | None) -> str:
     return "[B, G, Nk]" if q is not None else f"[B, G, {sizes.n_keys}]"
+
+
+def autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
+    device_type = q.device.type
+    # Named, since torch.compile of older versions cannot trace torch.amp.is_autocast_available.
+    if device_type not in ("cuda", "cpu") or not torch.is_autocast_enabled(device_type):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(device_type)
+    q, k, v = (
+        tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+        for tensor in (q, k, v)
+    )
+    return q, k, v
 
 
 def mask_sizes(

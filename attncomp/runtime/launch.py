@@ -84,6 +84,50 @@ def partial_sums(
     return parts[0], parts[1]
 
 
+def sum_of_rows(rows: Tensor) -> Tensor:
+    """The sum a head [Hq] float32 of what each row [B, Hq, Nq] adds to it."""
+    return rows.sum((0, 2), dtype=torch.float64).float()
+
+
+def quanta_a_unit(dout: Tensor, dlse: Tensor | None, v: Tensor, lse: Tensor) -> Tensor:
+    """How many quanta one is, [1] float32, so that sums of dx in whole quanta fit 61 bits.
+
+    Integers add up to the same in every order, which makes their atomics deterministic. A row's
+    |dx| add up to at most 2 |dout| max |v| + |dlse|: its weights sum to 1, and out is a mean of v.
+    NaN, which integers do not have, comes back out of `table_gradient` for all entries.
+    """
+    rows = max(1, lse.shape[0] * lse.shape[2])
+    longest = torch.linalg.vector_norm(v, dim=-1, dtype=torch.float32).amax()
+    bound = 2 * torch.linalg.vector_norm(dout, dim=-1, dtype=torch.float32).amax() * longest
+    if dlse is not None:
+        bound = bound + torch.where(lse == -torch.inf, 0.0, dlse.abs()).amax()
+    bound = torch.where(lse.isnan().any(), torch.nan, bound)
+    return (2.0**60 / (rows * bound).clamp(min=2.0**-40)).reshape(1)
+
+
+def table_gradient(counts: Tensor, quanta: Tensor, ahead: Tensor, behind: Tensor) -> Tensor:
+    """The gradient [Hq, W] float32 of a table of biases, from its inner entries in quanta.
+
+    The first entry is that of all keys far ahead, the last of all far behind, a sum a row each,
+    [B, Hq, Nq]; of a table with one entry, both are it.
+    """
+    gradient = (counts.double() / quanta.double()).float()
+    if counts.shape[1] == 1:
+        return sum_of_rows(ahead)[:, None]
+    return torch.cat(
+        [sum_of_rows(ahead)[:, None], gradient[:, 1:-1], sum_of_rows(behind)[:, None]], 1
+    )
+
+
+def sink_gradient(sinks: Tensor, lse: Tensor, row_deltas: Tensor) -> Tensor:
+    """The gradient [Hq] float32 of the sinks' logits, from lse and delta of each row [B, Hq, Nq].
+
+    A row's softmax gives the sink the weight exp(sink - lse), and no value.
+    """
+    weight = torch.where(lse == -torch.inf, 0.0, torch.exp(sinks[:, None] - lse))
+    return -sum_of_rows(weight * row_deltas)
+
+
 def kept_between(evict: Tensor, start: int, stop: int) -> Tensor:
     """Which keys [B, G, Nk] are selected at any time `start <= t < stop`."""
     key = torch.arange(evict.shape[-1], device=evict.device, dtype=torch.int32)

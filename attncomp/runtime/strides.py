@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -79,7 +79,7 @@ def composed(plan: KernelPlan, load: Callable[[KernelPlan], Kernels]) -> Kernels
     """The functions of a plan, from those that `load` gives for it and for its strided parts."""
     if not plan.strided:
         return load(plan)
-    own = load(replace(plan, strided=())) if plan.sweeps else None
+    own = None if plan.own is None else load(plan.own)
     parts = [(part.step, composed(part.plan, load)) for part in plan.strided]
 
     def forward(

@@ -12,6 +12,7 @@ from cli_support import diagnostic, on_a_terminal, output, without_colours
 from attncomp.frontend.ast import Call
 from attncomp.frontend.catalog import Primitive
 from attncomp.frontend.library import shipped
+from attncomp.frontend.modifiers import MODIFIERS
 from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import PRIMITIVES
 
@@ -37,7 +38,7 @@ example mine(
 
 def signatures() -> list[str]:
     """Those of all that a text may name, in the order of the catalogue."""
-    rows = [*PRIMITIVES.values(), *map(shipped().definition, shipped())]
+    rows = [*PRIMITIVES.values(), *MODIFIERS.values(), *map(shipped().definition, shipped())]
     return [row.signature for row in rows]
 
 
@@ -53,6 +54,12 @@ def test_every_pattern_is_there() -> None:
         found = entry(shown, shipped().signature(name))
         assert found.startswith(shipped().doc(name) + "\n")
         assert f"\n(from {shipped().definition(name).span.source.name})\n" in found
+    assert entry(shown, "softcap(cap)") == (
+        "Logits x become cap * tanh(x / cap) (Gemma 2, arXiv 2408.00118).\n"
+        "  cap: float, more than 0. The limit of the logits on both sides.\n(a modifier)\n"
+    )
+    for row in MODIFIERS.values():
+        assert all(parameter.doc in entry(shown, row.signature) for parameter in row.parameters)
     for row in (*PRIMITIVES.values(), *map(shipped().definition, shipped())):
         found = entry(shown, row.signature)
         for parameter in (parameter for form in row.forms for parameter in form):
@@ -119,7 +126,9 @@ def test_a_seed_is_for_the_scores() -> None:
 
 def test_files(tmp_path: Path) -> None:
     paths = output("--catalogue", "--output", str(tmp_path)).splitlines()
-    assert paths == [str(tmp_path / f"{name}.txt") for name in (*PRIMITIVES, *shipped())]
+    assert paths == [
+        str(tmp_path / f"{name}.txt") for name in (*PRIMITIVES, *MODIFIERS, *shipped())
+    ]
     window = (tmp_path / "window.txt").read_text(encoding="utf-8")
     assert window.rstrip("\n") == entry(
         output("--catalogue"), PRIMITIVES["window"].signature

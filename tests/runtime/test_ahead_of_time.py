@@ -96,6 +96,21 @@ def test_gate_modes_fit(pattern: str, target: str) -> None:
     assert_fit(reports, target)
 
 
+MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [("causal", "sm_90"), ("causal", "gfx942"), ("sparsek(k=64, lag=32) | window(32)", "sm_90")],
+)
+def test_modifiers_fit(pattern: str, target: str) -> None:
+    reports = compile_plan(plan_for(f"{pattern} with {MODIFIERS}", target), target)
+    assert {"forward_kernel", "backward_query_kernel", "backward_key_kernel"} <= {
+        report.name for report in reports
+    }
+    assert_fit(reports, target)
+
+
 SMALL_MODULE = """
 import torch
 import triton

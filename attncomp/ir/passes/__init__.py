@@ -30,9 +30,10 @@ Callback: TypeAlias = Callable[[Pass, Graph, float], None]
 """Called after each pass with the pass, its verified result and its seconds."""
 
 
-def pipeline(problem: Problem) -> tuple[Pass, ...]:
-    """All passes in order, for one problem."""
-    return (Share(), Simplify(), MakeDisjoint(), Bound(), Stride(), ScheduleTiles(problem))
+def pipeline(problem: Problem, *, classes: bool = True) -> tuple[Pass, ...]:
+    """All passes in order, for one problem; classes: whether sweeps may go by classes."""
+    strides = (Stride(),) if classes else ()
+    return (Share(), Simplify(), MakeDisjoint(), Bound(), *strides, ScheduleTiles(problem))
 
 
 def run(graph: Graph, passes: Iterable[Pass], callback: Callback | None = None) -> Graph:
