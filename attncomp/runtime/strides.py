@@ -59,8 +59,10 @@ class Classes:
 
     def _classes(self, rows: Tensor, before: int, total: int, filling: float) -> Tensor:
         batch, heads, count = rows.shape[:3]
-        padded = rows.new_full((batch, heads, total, *rows.shape[3:]), filling)
-        padded[:, :, before : before + count] = rows
+        padded = rows
+        if total != count:
+            padded = rows.new_full((batch, heads, total, *rows.shape[3:]), filling)
+            padded[:, :, before : before + count] = rows
         return padded.unflatten(2, (-1, self.step)).movedim(3, 1).flatten(0, 1)
 
     def whole_keys(self, rows: Tensor) -> Tensor:
@@ -134,9 +136,11 @@ def merged(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return parts[0]
     lses = torch.stack([lse for _, lse in parts])
     lse = lses.logsumexp(0)
-    weights = (lses - lse.clamp(min=torch.finfo(lse.dtype).min)).exp()
-    total = sum(
-        (weight.unsqueeze(-1) * out for weight, (out, _) in zip(weights, parts, strict=True)),
-        torch.zeros((), dtype=lse.dtype, device=lse.device),
-    )
-    return total.to(parts[0][0].dtype), lse
+    weights = (lses - lse.clamp(min=torch.finfo(lse.dtype).min)).exp().unsqueeze(-1)
+    total = torch.empty_like(parts[0][0])
+    for head in range(total.shape[1]):  # one by one, as sums in lse's precision take memory
+        terms = [
+            weight[:, head] * out[:, head] for weight, (out, _) in zip(weights, parts, strict=True)
+        ]
+        total[:, head] = sum(terms[1:], terms[0])
+    return total, lse

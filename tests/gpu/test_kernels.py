@@ -75,6 +75,9 @@ CASES = [
     ("blocks(16) & causal | window(8)", BF16, GQA, 1, 128, 128, LENGTHS),
     ("topk_blocks(7, 5) & causal | sparsek(k=64)", FP16, MQA, 1, 64, 64, LENGTHS),
     ("random_blocks(3, 64) & causal | window(100)", BF16, MHA, 1, 128, 128, (*LENGTHS, 8192)),
+    ("strided(7) | window(20)", BF16, GQA, 1, 64, 64, (*LENGTHS, 8192)),
+    ("dilated(300, 4) | sparsek(k=64, lag=1300)", FP16, MQA, 1, 80, 128, LENGTHS),
+    ("documents & causal | first(4)", BF16, GQA, 1, 128, 128, LENGTHS),
     ("full", BF16, MHA, 1, 64, 64, LENGTHS),
     ("full", FP16, MQA, 1, 128, 128, LENGTHS),
 ]
