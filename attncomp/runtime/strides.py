@@ -109,14 +109,15 @@ def composed(plan: KernelPlan, load: Callable[[KernelPlan], Kernels]) -> Kernels
         found = [own.backward(*rows, state, scale)] if own is not None else []
         for step, part in parts:
             by = Classes(step, q.shape[2], k.shape[2])
+            # Kernels take q, k and v of any strides, but what they wrote themselves as it was.
             dq, dk, dv = part.backward(
-                by.queries(dout),
-                None if dlse is None else by.queries(dlse),
+                by.queries(dout).contiguous(),
+                None if dlse is None else by.queries(dlse).contiguous(),
                 by.queries(q),
                 by.keys(k),
                 by.keys(v),
-                by.queries(out),
-                by.queries(lse, -math.inf),
+                by.queries(out).contiguous(),
+                by.queries(lse, -math.inf).contiguous(),
                 (),
                 scale,
             )
