@@ -35,7 +35,7 @@ from attncomp.runtime.ahead_of_time import KernelReport, compile_plan
 
 ROOT = Path(__file__).parent.parent
 PATTERN = "sparsek(k=4, lag=2) | window(3)"
-PASSES = ("share", "simplify", "make-disjoint", "bound", "schedule")
+PASSES = ("share", "simplify", "make-disjoint", "bound", "stride", "schedule")
 TORCH = Problem(
     backend="torch", target="cpu", dtype="bfloat16", head_dim=128, value_dim=128, unit_heads=4
 )
@@ -117,7 +117,7 @@ def test_time_passes() -> None:
         (
             ["full", "--print-after", "simplfy"],
             "error: --print-after: expected one of share, simplify, make-disjoint, bound, "
-            "schedule, all, found 'simplfy' (did you mean 'simplify'?)\n",
+            "stride, schedule, all, found 'simplfy' (did you mean 'simplify'?)\n",
         ),
         (
             ["full", "--backend", "triton", "--dtype", "float64"],

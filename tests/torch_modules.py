@@ -12,11 +12,10 @@ from dense import Inputs, Result, Shape, blocks_of, graph_of, modifiers_in
 from torch import Tensor
 
 from attncomp.codegen.emit import render
-from attncomp.codegen.lower import plan_of
+from attncomp.codegen.lower import lower_graph
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.frontend.ast import Expr
 from attncomp.ir.graph import Graph
-from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import DtypeName, Problem, Tile
 from attncomp.runtime.strides import Kernels, composed
 
@@ -70,7 +69,7 @@ def make_plan(
     )
     graph = graph_of(pattern)
     modifiers = modifiers_in(pattern)
-    plan = plan_of(run(graph, pipeline(problem)), problem, str(pattern), modifiers)
+    plan = lower_graph(graph, problem, str(pattern), modifiers)
     if tile is None:
         return plan
     return _tiled(plan, tile, full_tiles)

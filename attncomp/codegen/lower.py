@@ -49,10 +49,20 @@ def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = Non
     and BackendError for a target or head dim without a schedule.
     """
     expr = parse(pattern) if isinstance(pattern, str) else pattern
-    modifiers = modifiers_of(expr)
+    return lower_graph(build(expr), problem, to_text(expr), modifiers_of(expr), callback)
+
+
+def lower_graph(
+    graph: Graph,
+    problem: Problem,
+    pattern: str,
+    modifiers: Modifiers = NO_MODIFIERS,
+    callback: Callback | None = None,
+) -> KernelPlan:
+    """The plan of a graph of gates, as `lower` has it for that of a pattern."""
     # Biases are about positions of the whole, and a sink counts once in the softmax of all parts.
     passes = pipeline(problem, classes=not modifiers.positional and modifiers.sink is None)
-    return plan_of(run(build(expr), passes, callback), problem, to_text(expr), modifiers)
+    return plan_of(run(graph, passes, callback), problem, pattern, modifiers)
 
 
 def plan_of(
@@ -100,7 +110,7 @@ def _strided_part(
     inner = class_graph([cast(Sweep, graph.op(node)) for node in nodes], step)
     sweeps = tuple(_sweep_plan(graph, node, selections, schedule) for node in nodes)
     title = f"one class modulo {step} of {' and '.join(sweep.label for sweep in sweeps)}"
-    plan = plan_of(run(inner, pipeline(problem)), problem, title, modifiers)
+    plan = lower_graph(inner, problem, title, modifiers)
     return StridedPart(step=step, sweeps=sweeps, plan=plan)
 
 

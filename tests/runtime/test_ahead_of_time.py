@@ -60,7 +60,10 @@ def test_every_shipped_pattern_fits(name: str, target: str) -> None:
     reports = compile_plan(plan, target)
     selecting = bool(plan.selections)
     expected = [*(SELECT if selecting else []), *ATTEND, *(GATHERED if selecting else [])]
-    assert [report.name for report in reports] == [*expected, "backward_key_kernel"]
+    expected.append("backward_key_kernel")
+    for number, _ in enumerate(plan.strided, start=2):
+        expected += [f"{name}#{number}" for name in (*ATTEND, "backward_key_kernel")]
+    assert [report.name for report in reports] == expected
     assert_fit(reports, target)
 
 
