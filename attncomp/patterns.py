@@ -105,17 +105,19 @@ def where(predicate: str) -> Where:
     return Where(tree.condition, here)
 
 
-def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value") -> Call:
+def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value", scores: str = "scores") -> Call:
     """The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).
 
     k: Keys selected for a query.
     lag: Positions by which selection trails the query.
     gate: How the gate enters attention.
-    The call of the compiled pattern takes `scores` [B, G, Nk], a row for each group of heads. The
-    gate of a selected key is its score less a threshold, cut to [0, 1]; the gates of a prefix of
-    k keys or more sum to k over all of its keys.
+    scores: Name of the call's tensor [B, G, Nk] that ranks the keys.
+    The compiled pattern's call takes that tensor, a row for each of G groups of heads, by its name:
+    `attend(q, k, v, near=u)` for `scores="near"`. Selections that name different tensors rank keys
+    differently, each with a G of its own. The gate of a selected key is its score less a threshold,
+    cut to [0, 1]; the gates of a prefix of k keys or more sum to k over all of its keys.
     """
-    return _call("sparsek", k=k, lag=lag, gate=gate)
+    return _call("sparsek", k=k, lag=lag, gate=gate, scores=scores)
 
 
 # The definitions of `specs`.
@@ -212,15 +214,19 @@ def sparse_transformer_strided(stride: int = 128) -> Expr:
 
 
 def sparsek_window(
-    k: int = 512, size: int = 256, lag: int = 0, gate: GateMode = "key_value"
+    k: int = 512,
+    size: int = 256,
+    lag: int = 0,
+    gate: GateMode = "key_value",
+    scores: str = "scores",
 ) -> Expr:
     """SparseK attention with a sliding window (arXiv 2406.16747).
 
     The `k` keys that a learned score ranks highest among those at least `lag` positions back, and
-    the last `size` keys. Needs `scores` at the call. At most `k + size` keys a query; generation
-    keeps as many, whatever the context length.
+    the last `size` keys. The scores are the tensor of the call that `scores` names. At most
+    `k + size` keys a query; generation keeps as many, whatever the context length.
     """
-    return _shipped("sparsek_window", k=k, size=size, lag=lag, gate=gate)
+    return _shipped("sparsek_window", k=k, size=size, lag=lag, gate=gate, scores=scores)
 
 
 def streaming_llm(sinks: int = 4, size: int = 1024) -> Expr:

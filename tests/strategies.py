@@ -69,7 +69,9 @@ def patterns(
 def sparse_ks(modes: tuple[GateMode, ...] = GATE_MODES) -> Drawn[Call]:
     """A sparsek with k and lag below, at and beyond the lengths of `shapes`."""
     return st.builds(
-        lambda k, lag, gate: Call("sparsek", (("k", k), ("lag", lag), ("gate", gate))),
+        lambda k, lag, gate: Call(
+            "sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", "scores"))
+        ),
         _sizes(1),
         _sizes(0),
         st.sampled_from(modes),

@@ -7,6 +7,7 @@ where the IR is built.
 from __future__ import annotations
 
 import enum
+import keyword
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +63,10 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only."""
+    """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only.
+
+    names_tensor: the value is the name of a keyword argument of the call.
+    """
 
     name: str
     type: type[Value]
@@ -70,6 +74,7 @@ class Parameter:
     minimum: int | float | None = None
     maximum: int | float | None = None
     choices: tuple[Value, ...] = ()
+    names_tensor: bool = False
     doc: str = ""
 
     def check(self, pattern: str, argument: Argument) -> Value:
@@ -122,6 +127,8 @@ class Parameter:
         """What a value of the right type should have been, or None if it is allowed."""
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(value_text(choice) for choice in self.choices)
+        if self.names_tensor and not _is_name(value):
+            return "a name: letters, digits and _"
         if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if isinstance(value, int | float):
@@ -247,6 +254,12 @@ _TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
 )
 
 
+def _is_name(value: Value) -> bool:
+    """Whether a value can be the keyword of an argument."""
+    text = str(value)
+    return text.isascii() and text.isidentifier() and not keyword.iskeyword(text)
+
+
 def value_text(value: Value) -> str:
     """A value as it is written in a pattern; strings in double quotes where possible."""
     if isinstance(value, str):
@@ -330,6 +343,13 @@ _ROWS = (
                 default="key_value",
                 choices=GATE_MODES,
                 doc="How the gate enters attention.",
+            ),
+            Parameter(
+                name="scores",
+                type=str,
+                default="scores",
+                names_tensor=True,
+                doc="Name of the call's tensor [B, G, Nk] that ranks the keys.",
             ),
         ),
         soft=True,

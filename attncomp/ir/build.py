@@ -18,13 +18,17 @@ from attncomp.errors import (
     quoted,
 )
 from attncomp.frontend import ast
+from attncomp.frontend.diagnose import RESERVED
 from attncomp.frontend.predicate import VARIABLES
 from attncomp.ir.affine import index
 from attncomp.ir.conditions import add_condition, equality
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
 
-CALL_NAMES: Final = ("self", "q", "k", "v", "scale", "return_lse", "heads", "batch")
+CALL_NAMES: Final = (
+    *("self", "q", "k", "v", "scale", "return_lse"),
+    *("heads", "head", "batch", "tile", "ax"),  # of masks and pictures
+)
 _PAST: Final = Interval(0, None)
 
 
@@ -55,7 +59,8 @@ def build(expr: ast.Expr) -> Graph:
 
     Raises SoftComplementError where a complement, or the right side of `-`, holds a selection
     whose gate is not "hard", GateModeError where two selections differ in their gate mode, and for
-    predicates DivisorError, SubscriptError, PredicateRangeError, RankError and TensorNameError.
+    predicates DivisorError, SubscriptError, PredicateRangeError and RankError. TensorNameError for
+    a tensor, of scores or in a predicate, whose name is taken.
     """
     graph = Graph()
     graph.set_root(_add(graph, expr))
@@ -112,11 +117,17 @@ def _require_one_mode(graph: Graph) -> None:
 
 
 def _check_tensors(graph: Graph) -> None:
-    """RankError and TensorNameError for the tensors that tests read."""
+    """TensorNameError for the names of tensors, RankError for those that tests read."""
     ops = [graph.op(node) for node in graph.walk()]
-    uses: dict[str, str] = dict.fromkeys(map(str, VARIABLES), "an index of the pair")
+    uses: dict[str, str] = dict.fromkeys(RESERVED, "a reserved word")
+    uses |= dict.fromkeys(map(str, VARIABLES), "an index of the pair")
     uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
-    uses |= {op.scores: "a tensor of scores" for op in ops if isinstance(op, SparseK)}
+    selections = [op for op in ops if isinstance(op, SparseK)]
+    for selection in selections:
+        if selection.scores in uses:
+            name, use = quoted(selection.scores), uses[selection.scores]
+            raise TensorNameError(selection.span, name=name, use=use)
+    uses |= {op.scores: "a tensor of scores" for op in selections}
     ranks: dict[str, int] = {}
     for op in ops:
         for entry in op.value.entries if isinstance(op, Where) else ():

@@ -110,7 +110,7 @@ DRAWN = [
         error: positional argument of sparsek stands behind a keyword argument
          --> <spec>:1:14
           | sparsek(k=8, 1)
-          |              ^ the signature is sparsek(k, lag=0, gate="key_value")
+          |              ^ the signature is sparsek(k, lag=0, gate="key_value", scores="scores")
         """,
     ),
     (
@@ -120,7 +120,8 @@ DRAWN = [
         error: sparsek needs argument 'k'
          --> <spec>:1:21
           | full | sparsek(lag=2)
-          |                     ^ the signature is sparsek(k, lag=0, gate="key_value")
+          |                     ^ the signature is sparsek(k, lag=0, gate="key_value", \
+scores="scores")
         """,
     ),
     (

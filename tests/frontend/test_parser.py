@@ -33,8 +33,8 @@ def window(size: int) -> Call:
     return Call("window", (("size", size),))
 
 
-def sparsek(k: int, lag: int = 0, gate: str = "key_value") -> Call:
-    return Call("sparsek", (("k", k), ("lag", lag), ("gate", gate)))
+def sparsek(k: int, lag: int = 0, gate: str = "key_value", scores: str = "scores") -> Call:
+    return Call("sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", scores)))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_dump() -> None:
     text = "sparsek(k=8) | ~(window(4) - full) & causal"
     assert dump(parse(text)).splitlines() == [
         "Union",
-        '  Call sparsek k=8 lag=0 gate="key_value"',
+        '  Call sparsek k=8 lag=0 gate="key_value" scores="scores"',
         "  Intersection",
         "    Complement",
         "      Difference",
@@ -168,6 +168,7 @@ CALLS = st.one_of(
         st.integers(1, MAX_INTEGER),
         st.integers(0, MAX_INTEGER),
         st.sampled_from(["key_value", "value", "hard", "straight_through", "logit"]),
+        st.sampled_from(["scores", "near"]),
     ),
 )
 
@@ -225,7 +226,7 @@ def test_rows_are_consistent(primitive: Primitive) -> None:
 def test_signature() -> None:
     assert PRIMITIVES["full"].signature == "full"
     assert PRIMITIVES["window"].signature == "window(size)"
-    assert PRIMITIVES["sparsek"].signature == 'sparsek(k, lag=0, gate="key_value")'
+    assert PRIMITIVES["sparsek"].signature == 'sparsek(k, lag=0, gate="key_value", scores="scores")'
 
 
 SCALED = Primitive(
