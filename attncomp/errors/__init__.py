@@ -20,6 +20,7 @@ from attncomp.errors.call import TensorLayoutError as TensorLayoutError
 from attncomp.errors.call import TensorShapeError as TensorShapeError
 from attncomp.errors.call import UnknownTensorError as UnknownTensorError
 from attncomp.errors.call import VerificationError as VerificationError
+from attncomp.errors.files import BoundError as BoundError
 from attncomp.errors.files import CyclicImportError as CyclicImportError
 from attncomp.errors.files import DuplicateNameError as DuplicateNameError
 from attncomp.errors.files import ExampleError as ExampleError

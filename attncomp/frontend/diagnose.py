@@ -106,7 +106,7 @@ class Stop:
         accepts = self.accepts
         if self.wants_equal:
             return "'='"
-        if "RELATION" in accepts:
+        if accepts >= {"RELATION", "PLUS"}:
             return f"a relation, an operator or {self.closing}"
         if "OR" in accepts:
             return f"'and', 'or' or {self.closing}"
@@ -278,7 +278,8 @@ def _join_hint(stop: Stop, word: Word) -> str | None:
     if stop.wants_operator and last.kind == "NAME":
         return f"did you mean {quoted(f'{last.text}({word.text})')}?"
     joined = quoted(f"{last.text}={word.text}")
-    return f"did you mean {joined}?" if "EQUAL" in stop.accepts else None
+    is_named = "EQUAL" in stop.accepts and last.kind not in _VALUES
+    return f"did you mean {joined}?" if is_named else None
 
 
 def _position_hint(stop: Stop, word: Word) -> str | None:

@@ -123,11 +123,21 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundSyntax:
+    """`>= 1`: a relation, whichever it is, and a number."""
+
+    relation: Name
+    value: int | float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterSyntax:
-    """`name: type` or `name: type = default`."""
+    """`name: type >= minimum <= maximum = default`, of which all but name and type may lack."""
 
     name: Name
     type: Name
+    bounds: tuple[BoundSyntax, ...]
     default: Arithmetic | None
     span: Span
 
