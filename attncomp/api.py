@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
@@ -17,13 +17,15 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, suggest
 from attncomp.frontend import library as definitions
 from attncomp.frontend.ast import Expr, to_text
+from attncomp.frontend.heads import has_groups, of_every_head, with_heads
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
+from attncomp.ir.graph import Graph
 from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
-from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
 from attncomp.pictures.request import pictured
+from attncomp.runtime import head_groups
 from attncomp.runtime.autograd import attention
 from attncomp.runtime.checks import (
     check_query_key_value,
@@ -31,13 +33,16 @@ from attncomp.runtime.checks import (
     checked_length,
     checked_scale,
 )
-from attncomp.runtime.explain import explain
+from attncomp.runtime.dense import dense_attention
+from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import Sizes, checked_inputs, mask_sizes, shape_text
 from attncomp.runtime.program import (
+    autocast,
     backend_for,
+    local_problem,
     problem_from,
     problem_text,
-    target_of,
+    usual_problem,
 )
 
 if TYPE_CHECKING:
@@ -125,13 +130,15 @@ class CompiledPattern:
         self._expr = expr
         self._backend = backend
         self._text = to_text(expr)
-        graph = build(expr)
-        self._entries = tensor_entries(graph)
-        self._needed = tensor_names(graph)
+        self._grouped = has_groups(expr)
+        self._all_heads = build(of_every_head(expr))  # of the same tensors, whatever their number
+        self._entries = tensor_entries(self._all_heads)
+        self._needed = tensor_names(self._all_heads)
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
-        plan = lower(expr, _default_problem("torch", on_gpu=False))
+        plan = lower(of_every_head(expr), usual_problem("torch", on_gpu=False))
         self._used, self._given = plan.scores, plan.tensors
         self._recent: tuple[str, torch.device] | None = None
+        self._recent_pieces: tuple[tuple[head_groups.Piece, str], ...] = ()
 
     @overload
     def __call__(
@@ -201,14 +208,20 @@ class CompiledPattern:
         if scores is not None:
             tensors["scores"] = scores
         check_tensors(q, k, v, self._text)
-        q, k, v = _autocast(q, k, v)
+        q, k, v = autocast(q, k, v)
         backend = backend_for(self._backend, q.device.type, q.dtype)
         check_query_key_value(q, k, v, backend, self._text)
         sizes = Sizes(q.shape[0], q.shape[1], k.shape[2])
         tensors = checked_inputs(tensors, self._needed, self._entries, sizes, self._text, q)
         factor = checked_scale(scale, q.shape[3], self._text)
         if backend == "reference":
-            out, lse = self._reference(q, k, v, tensors, factor)
+            out, lse = dense_attention(self._graph(q.shape[1]), q, k, v, tensors, factor)
+        elif self._grouped:
+            out, lse, cut = head_groups.attention_of_groups(
+                q, k, v, tensors, self._entries, factor, self._text, backend
+            )
+            if not torch.compiler.is_compiling():
+                self._recent, self._recent_pieces = (backend, q.device), cut
         else:
             used = [tensors[name] for name in self._used]
             given = [tensors[name] for name in self._given]
@@ -218,18 +231,11 @@ class CompiledPattern:
             out, lse = attention(q, k, v, used, given, factor, self._text, problem)
         return (out, lse) if return_lse else out
 
-    def _reference(
-        self, q: Tensor, k: Tensor, v: Tensor, tensors: Mapping[str, Tensor], scale: float
-    ) -> tuple[Tensor, Tensor]:
-        real = torch.float64 if q.dtype == torch.float64 else torch.float32
-        graph = build(self._expr)
-        # In fp16 or bf16 the gates would be rounded to it.
-        wide = {
-            name: u.to(torch.promote_types(real, u.dtype)) if u.is_floating_point() else u
-            for name, u in tensors.items()
-        }
-        out, lse = reference_attention(graph, q.to(real), k.to(real), v.to(real), wide, scale)
-        return out.to(q.dtype), lse
+    def _graph(self, n_heads: int) -> Graph:
+        """The meaning of the pattern for a number of heads; HeadGroupError where it has none."""
+        if not self._grouped:
+            return self._all_heads
+        return build(with_heads(self._expr, n_heads, self._text))
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -255,28 +261,57 @@ class CompiledPattern:
         return self._backend
 
     def plan_for(self, problem: Problem) -> KernelPlan:
-        """The kernel plan for a problem; its labels and spans are those of the text compiled."""
+        """The kernel plan for a problem; its labels and spans are those of the text compiled.
+
+        Raises OptionError for a pattern with groups of heads, which has several.
+        """
+        if self._grouped:
+            raise head_groups.several_plans(self._text)
         return lower(self._expr, problem)
 
     @property
     def plan(self) -> KernelPlan:
         """The kernel plan of the latest call; before any, that of a usual problem on this machine.
 
-        The backend reference has no plans: calls of it leave this one as it is.
+        The backend reference has no plans: calls of it leave this one as it is. Raises OptionError
+        for a pattern with groups of heads, which has several.
         """
-        if self._recent is not None:
+        if self._recent is not None and not self._grouped:
             return self.plan_for(problem_from(*self._recent))
-        return self.plan_for(_default_problem(self._backend, on_gpu=torch.cuda.is_available()))
+        return self.plan_for(local_problem(self._backend))
+
+    @property
+    def plans(self) -> dict[str, KernelPlan]:
+        """The plans of the latest call by the query heads that they serve, as in `{"0:8": ...}`.
+
+        Before any call those of a usual problem, with the fewest heads that the groups allow. A
+        pattern without groups of heads has one, for ":".
+        """
+        if not self._grouped:
+            return {":": self.plan}
+        if self._recent is None:
+            return head_groups.usual_plans(self._expr, local_problem(self._backend))
+        return head_groups.plans_of(self._recent_pieces, self._recent[1])
 
     @property
     def source(self) -> str:
-        """The generated module for `plan`, as text."""
-        return render(self.plan)
+        """The generated module for `plan`, as text; those for `plans`, each below its heads."""
+        if not self._grouped:
+            return render(self.plan)
+        return "\n\n".join(
+            f"# heads {heads}: {plan.pattern}\n{render(plan)}" for heads, plan in self.plans.items()
+        )
 
     def explain(self) -> str:
-        """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
+        """What each sweep visits, what a query costs, how cost grows, and what generation keeps.
+
+        Of a pattern with groups of heads, for each of them.
+        """
         dense = self._backend == "reference"
-        return explain(self.plan, self._text, self.shapes, dense=dense)
+        if not self._grouped:
+            return explain(self.plan, self._text, self.shapes, dense=dense)
+        plans = head_groups.usual_plans(self._expr, local_problem(self._backend))
+        return explain_groups(plans, self._text, self.shapes, dense=dense)
 
     def mask(
         self,
@@ -291,15 +326,19 @@ class CompiledPattern:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
-        the head h or the row b itself needs them. The dtype is that of the scores, float64 for
-        patterns without any. Raises CallError for sizes below 1 and tensors that do not fit. For
+        the head h or the row b itself, or has groups of heads, needs them. The dtype is that of the
+        scores, float64 for patterns without any. Raises CallError for sizes below 1, tensors that
+        do not fit and heads that no group or several ones hold. For
         small sizes: takes time and memory in proportion to Nq * Nk.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-        graph = build(self._expr)
-        sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
+        if self._grouped and heads is None:
+            raise head_groups.no_number(self._text)
+        every = self._all_heads
+        sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
         given = checked_inputs(tensors, self._needed, self._entries, sizes, self._text)
+        graph = self._graph(sizes.heads)
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
     def plot(
@@ -310,6 +349,7 @@ class CompiledPattern:
         *,
         tile: int | tuple[int, int] | None = None,
         head: int = 0,
+        heads: int | None = None,
         batch: int = 0,
         ax: Axes | None = None,
         **tensors: Tensor,
@@ -318,7 +358,8 @@ class CompiledPattern:
         which sweep, and which tiles the kernels visit for it.
 
         Scores that are not given are standard normal from seed 0, as the caption says. tile:
-        queries by keys, a number for both; the kernels' own tiles are in `plan.schedule`. ax: the
+        queries by keys, a number for both; the kernels' own tiles are in `plan.schedule`. heads:
+        how many a pattern with groups of heads has, by default the fewest that fit. ax: the
         axes to draw on, whose figure is returned. Raises the errors of `mask`, CallError for a
         head or a batch row that there is not, and BackendError without matplotlib.
         """
@@ -329,6 +370,7 @@ class CompiledPattern:
             tensors,
             tile=tile,
             head=head,
+            heads=heads,
             batch=batch,
         )
         return figure_of(picture, axes=ax)
@@ -356,35 +398,3 @@ class CompiledPattern:
 
     def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
         return _compile_text, (self._text, self._backend)
-
-
-def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v in the dtype of torch.autocast where it is on, float64 aside as everywhere."""
-    device_type = q.device.type
-    # Named, since torch.compile of older versions cannot trace torch.amp.is_autocast_available.
-    if device_type not in ("cuda", "cpu") or not torch.is_autocast_enabled(device_type):
-        return q, k, v
-    dtype = torch.get_autocast_dtype(device_type)
-    q, k, v = (
-        tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-        for tensor in (q, k, v)
-    )
-    return q, k, v
-
-
-def _default_problem(backend: str | None, *, on_gpu: bool) -> Problem:
-    """A usual problem: bfloat16 and D = 128 for Triton, float32 and 64 for torch.
-
-    Triton is for this machine's GPU, or for sm_90 where it is asked for and there is none.
-    """
-    on_triton = backend == "triton" or (backend is None and on_gpu)
-    target = target_of(torch.device("cuda", 0)) if on_gpu else "sm_90" if on_triton else "cpu"
-    size = 128 if on_triton else 64
-    return Problem(
-        backend="triton" if on_triton else "torch",
-        target=target,
-        dtype="bfloat16" if on_triton else "float32",
-        head_dim=size,
-        value_dim=size,
-        unit_heads=4,
-    )

@@ -12,13 +12,24 @@ as it does in a text; a missing or unknown argument is Python's own TypeError.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import re
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
-from attncomp.errors import Note, PatternError, Span, UnexpectedTextError, quoted
-from attncomp.frontend.ast import Call, Expr, Where
+from attncomp.errors import (
+    HeadSliceError,
+    Note,
+    PatternError,
+    Span,
+    UnexpectedTextError,
+    cropped,
+    quoted,
+)
+from attncomp.frontend.ast import Call, Expr, HeadGroups, HeadSlice, Where
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Argument, GateMode, Value, lookup
 from attncomp.frontend.library import shipped
+from attncomp.frontend.limits import MAX_HEADS
 from attncomp.frontend.parser import parse
 
 __all__ = [
@@ -31,6 +42,7 @@ __all__ = [
     "documents_full",
     "first",
     "full",
+    "heads",
     "longformer",
     "neighborhood",
     "prefix_lm",
@@ -46,6 +58,8 @@ __all__ = [
 ]
 
 Pattern: TypeAlias = Expr
+
+_SLICE: Final = re.compile(r"\s*(-?[0-9]{1,9})?\s*:\s*(-?[0-9]{1,9})?\s*", re.ASCII)
 
 
 def full() -> Call:
@@ -103,6 +117,45 @@ def where(predicate: str) -> Where:
     if not isinstance(tree, Where):  # `q < 1) | full(`
         raise UnexpectedTextError(here, found=quoted(predicate), expected="one predicate")
     return Where(tree.condition, here)
+
+
+def heads(groups: Mapping[int | str | slice, Expr]) -> HeadGroups:
+    """The pattern of the group that a query head is in, each with kernels of its own.
+
+    groups: patterns by half-open slices of heads, `"0:8"`, `"-2:"` (`slice(0, 8)` where Python's
+    slices are hashable, from 3.12 on), or by the index of one head.
+    Raises HeadSliceError, HeadOverlapError and HeadGapError for slices that do not cut the heads.
+    """
+    span = caller()
+    parts = []
+    for key, pattern in groups.items():
+        if not isinstance(pattern, Expr):
+            raise TypeError(f"expected a pattern for heads {key}, found {type(pattern).__name__}")
+        parts.append((_head_slice(key, span), pattern))
+    if not parts:
+        raise HeadSliceError(span, reason="expected one slice or more, found none")
+    return HeadGroups(tuple(parts), span)
+
+
+def _head_slice(key: object, span: Span | None) -> HeadSlice:
+    if isinstance(key, int) and not isinstance(key, bool):
+        return HeadSlice.of_index(key, span)
+    start: object = None
+    stop: object = None
+    if isinstance(key, slice) and key.step is None:
+        start, stop = key.start, key.stop
+    elif isinstance(key, str) and (found := _SLICE.fullmatch(key)) is not None:
+        start, stop = (None if end is None else int(end) for end in found.groups())
+    else:
+        raise HeadSliceError(
+            span, reason=f"expected an index or a slice, found {cropped(repr(key))}"
+        )
+    ends = [end for end in (start, stop) if end is not None]
+    if not all(isinstance(end, int) and abs(end) <= MAX_HEADS for end in ends):
+        raise HeadSliceError(span, reason=f"expected heads up to {MAX_HEADS}, found {key}")
+    return HeadSlice(
+        start if isinstance(start, int) else 0, stop if isinstance(stop, int) else None, span
+    )
 
 
 def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value", scores: str = "scores") -> Call:

@@ -2,6 +2,7 @@
 
     Expr = Call(name, arguments) | Where(condition) | Complement(operand)
          | Difference(left, right) | Intersection(members) | Union(members)
+         | HeadGroups(groups)
 
 Spans do not take part in comparison: equal trees are equal patterns as written, blanks,
 comments, redundant parentheses and defaulted arguments aside.
@@ -13,14 +14,24 @@ would raises PatternTooLargeError or NestingError at its span.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from types import FunctionType
 from typing import NamedTuple, NoReturn, TypeAlias, cast
 
 from typing_extensions import Never, assert_never
 
-from attncomp.errors import NestingError, PatternTooLargeError, Span, cropped
+from attncomp.errors import (
+    HeadGapError,
+    HeadOverlapError,
+    HeadSliceError,
+    NestingError,
+    Note,
+    PatternTooLargeError,
+    Span,
+    cropped,
+)
 from attncomp.frontend.caller import caller
 from attncomp.frontend.catalog import Value, lookup, value_text
 from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
@@ -162,7 +173,70 @@ class Where(_Operators):
         _set_extent(self, [Extent(*extent_of(self.condition))])
 
 
-Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement
+@dataclass(frozen=True, slots=True)
+class HeadSlice:
+    """Query heads `start <= h < stop`, as Python has it: below 0 from the last head, None for all.
+
+    Raises HeadSliceError at its span for one that can hold no head.
+    """
+
+    start: int
+    stop: int | None
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        alike = self.stop is not None and (self.start < 0) == (self.stop < 0)
+        if self.stop is not None and alike and self.start >= self.stop:
+            raise HeadSliceError(self.span, reason=f"{self} holds no head")
+
+    @staticmethod
+    def of_index(index: int, span: Span | None = None) -> HeadSlice:
+        """The slice of one head."""
+        return HeadSlice(index, None if index == -1 else index + 1, span)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether both ends are known without the number of heads, an open one aside."""
+        return self.start >= 0 and (self.stop is None or self.stop >= 0)
+
+    def __str__(self) -> str:
+        if self.stop == self.start + 1:
+            return str(self.start)
+        return f"{self.start}:{'' if self.stop is None else self.stop}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadGroups(_Operators):
+    """`heads{slice -> A, ...}`: the pattern of the group that the query head is in.
+
+    Raises HeadOverlapError and HeadGapError at the slices where these alone tell of heads in two
+    groups or none; where ends count from the last head, only a number of heads tells.
+    """
+
+    groups: tuple[tuple[HeadSlice, Expr], ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_slices([heads for heads, _ in self.groups])
+        _set_extent(self, [member.extent for _, member in self.groups])
+
+
+Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement | HeadGroups
+
+
+def check_slices(slices: Sequence[HeadSlice]) -> None:
+    """Raises the errors of HeadGroups."""
+    counted = sorted((s for s in slices if s.is_counted), key=lambda s: s.start)
+    for before, after in pairwise(counted):
+        notes = () if before.span is None else (Note(f"{before} stands here", before.span),)
+        if before.stop is None or after.start < before.stop:
+            raise HeadOverlapError(after.span, first=str(before), second=str(after), notes=notes)
+        if len(counted) == len(slices) and after.start > before.stop:
+            gap = HeadSlice(before.stop, after.start)
+            raise HeadGapError(after.span, heads=str(gap), notes=notes)
+    if len(counted) == len(slices) and counted[0].start > 0:
+        raise HeadGapError(counted[0].span, heads=str(HeadSlice(0, counted[0].start)))
 
 
 def _merge(node: Union | Intersection) -> None:
@@ -183,7 +257,8 @@ def _merge(node: Union | Intersection) -> None:
 
 
 def _set_extent(
-    node: Where | Union | Intersection | Difference | Complement, operands: list[Extent]
+    node: Where | Union | Intersection | Difference | Complement | HeadGroups,
+    operands: list[Extent],
 ) -> None:
     """Notes the extent of a node over operands; raises PatternError at its span beyond limits."""
     extent = Extent(1 + sum(e.nodes for e in operands), 1 + max(e.depth for e in operands))
@@ -205,7 +280,7 @@ def _strength(expr: Expr) -> int:
             return 2
         case Complement():
             return 3
-        case Call() | Where():
+        case Call() | Where() | HeadGroups():
             return 4
         case _:
             assert_never(expr)
@@ -226,6 +301,9 @@ def to_text(expr: Expr) -> str:
             return _call_text(expr)
         case Where():
             return f"where({condition_text(expr.condition)})"
+        case HeadGroups():
+            groups = ", ".join(f"{heads} -> {to_text(part)}" for heads, part in expr.groups)
+            return f"heads{{{groups}}}"
         case Complement():
             return "~" + operand(expr.operand, 3)
         case Difference():
@@ -267,6 +345,11 @@ def dump(expr: Expr) -> str:
                 children = (node.left, node.right)
             case Intersection() | Union():
                 children = node.members
+            case HeadGroups():
+                groups = [
+                    [f"{head}  {heads} ->", *lines(part, depth + 2)] for heads, part in node.groups
+                ]
+                return [f"{head}HeadGroups", *chain.from_iterable(groups)]
             case _:
                 assert_never(node)
         below = [line for child in children for line in lines(child, depth + 1)]

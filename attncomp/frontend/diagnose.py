@@ -96,7 +96,7 @@ class Stop:
         """The closing bracket that is due, with the place of the opening one."""
         if self.opened is None:
             return None
-        bracket = "]" if self.opened.text == "[" else ")"
+        bracket = {"(": ")", "[": "]", "{": "}"}[self.opened.text]
         place = f"{self.opened.line}:{self.opened.column}"
         return f"'{bracket}' to close '{self.opened.text}' at {place}"
 
@@ -110,6 +110,8 @@ class Stop:
             return f"a relation, an operator or {self.closing}"
         if "OR" in accepts:
             return f"'and', 'or' or {self.closing}"
+        if accepts >= {"COLON", "INT"}:
+            return "a slice of heads"
         if self.wants_operator:
             return f"an operator or {self._next}" if self._next else "an operator"
         if "COMMA" in accepts:
@@ -151,7 +153,15 @@ _EXPECTED: Final = (
     ("INT", "a number"),
 )
 _SIGNS: Final[Mapping[str, str]] = MappingProxyType(
-    {"COLON": "':'", "DOT": "'.'", "EQUAL": "'='", "IMPORT": "'import'", "LPAR": "'('"}
+    {
+        "ARROW": "'->'",
+        "COLON": "':'",
+        "LBRACE": "'{'",
+        "DOT": "'.'",
+        "EQUAL": "'='",
+        "IMPORT": "'import'",
+        "LPAR": "'('",
+    }
 )
 
 
@@ -173,7 +183,7 @@ def reserved_word(stop: Stop, word: Word) -> PatternError:
 def unexpected_end(stop: Stop) -> UnexpectedEndError:
     """The text ends at `stop`, behind its last token."""
     end = 0 if stop.last is None else stop.last.span.end
-    closes = bool(stop.accepts & {"RPAR", "RSQB"}) and not stop.wants_equal
+    closes = bool(stop.accepts & {"RPAR", "RSQB", "RBRACE"}) and not stop.wants_equal
     return UnexpectedEndError(
         Span(stop.source, end, end),
         text="file" if stop.is_file else "pattern",
@@ -209,7 +219,7 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
 def unexpected_word(stop: Stop, word: Word) -> PatternError:
     """`word` cannot follow what stands before `stop`."""
     last = stop.last
-    if word.kind in {"AND", "OR", "NOT", "WHERE"}:
+    if word.kind in {"AND", "OR", "NOT", "WHERE", "HEADS"}:
         return reserved_word(stop, word)
     if word.kind == "RELATION" and word.text == "==" and "EQUAL" in stop.accepts:
         return UnexpectedTextError(

@@ -18,6 +18,7 @@ from attncomp.errors import (
     ArithmeticRangeError,
     ArithmeticTypeError,
     DivisionByZeroError,
+    HeadSliceError,
     NestingError,
     Note,
     PatternError,
@@ -28,16 +29,27 @@ from attncomp.errors import (
     cropped,
     quoted,
 )
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
+from attncomp.frontend.ast import (
+    Call,
+    Complement,
+    Difference,
+    Expr,
+    HeadGroups,
+    HeadSlice,
+    Intersection,
+    Union,
+    Where,
+)
 from attncomp.frontend.catalog import Argument, Primitive, Signature, Value, name_hint, value_text
 from attncomp.frontend.diagnose import value_hint
-from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.limits import MAX_HEADS, MAX_NESTING, MAX_NODES
 from attncomp.frontend.names import resolved
 from attncomp.frontend.predicate import extent_of
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
     Arithmetic,
     Chain,
+    HeadsSyntax,
     Literal,
     Name,
     Negation,
@@ -125,6 +137,8 @@ class _Expansion:
         if isinstance(syntax, WhereSyntax):
             self._count(syntax.span, 1 + extent_of(syntax.condition)[0])
             return Where(resolved(syntax.condition, values), self._noted(syntax.span))
+        if isinstance(syntax, HeadsSyntax):
+            return self._heads(syntax, scope, values, level)
         self._count(syntax.span)
         _check_level(level, syntax.span)
         operands = [self.pattern(part, scope, values, level + 1) for part in syntax.operands]
@@ -169,6 +183,28 @@ class _Expansion:
             return self.call(target, bound, reference.span, level)
         return Call(target.name, bound, self._noted(reference.span))
 
+    def _heads(
+        self, syntax: HeadsSyntax, scope: Scope, values: Mapping[str, Value] | None, level: int
+    ) -> Expr:
+        self._count(syntax.span)
+        _check_level(level, syntax.span)
+        groups = []
+        for place, part in syntax.groups:
+            self._nodes += sum(map(operators, place.ends))
+            self._count(place.span, 0)
+            start, stop = (
+                None if end is None else _head(end, evaluate(end, values, None))
+                for end in (place.start, place.stop)
+            )
+            span = self._noted(place.span)
+            heads = (
+                HeadSlice.of_index(start, span)
+                if place.is_index and start is not None
+                else HeadSlice(start or 0, stop, span)
+            )
+            groups.append((heads, self.pattern(part, scope, values, level + 1)))
+        return HeadGroups(tuple(groups), self._noted(syntax.span))
+
     def _argument(
         self, argument: ArgumentSyntax, values: Mapping[str, Value] | None, callee: str
     ) -> Argument:
@@ -183,6 +219,16 @@ class _Expansion:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             raise PatternTooLargeError(span, limit=MAX_NODES, unit="operators and primitives")
+
+
+def _head(end: Arithmetic, value: Value) -> int:
+    """A head's number; HeadSliceError for what is no integer or beyond all heads."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        found = cropped(value_text(value))
+        raise HeadSliceError(end.span, reason=f"expected an integer, found {found}")
+    if abs(value) > MAX_HEADS:
+        raise HeadSliceError(end.span, reason=f"expected at most {MAX_HEADS} heads, found {value}")
+    return value
 
 
 def _check_level(level: int, span: Span | None) -> None:

@@ -42,6 +42,7 @@ from attncomp.frontend.literals import integer, literal, signed, string, tensor
 from attncomp.frontend.syntax import Item, Syntax
 
 _COMMENT: Final = re.compile(r"#[^\r\n]*")
+_OPENING: Final = ("LPAR", "LSQB", "LBRACE")
 _PATTERNS: Final = frozenset({"union", "intersection", "difference", "negation", "call"})
 
 _lark: Lark | None = None
@@ -123,7 +124,7 @@ class _Progress:
 
     def check(self, token: Token) -> None:
         """Raises NestingError for one bracket too many, and the errors of reserved words."""
-        opens = token.type in ("LPAR", "LSQB") and self._callee() is None
+        opens = token.type in _OPENING and self._callee() is None
         if opens and len(self.opened) >= MAX_NESTING:
             raise NestingError(_token_span(token, self.source), limit=MAX_NESTING)
         if token.type == "NAME" and token in RESERVED:
@@ -131,9 +132,9 @@ class _Progress:
 
     def advance(self, token: Token) -> None:
         """Notes an accepted token."""
-        if token.type in ("LPAR", "LSQB"):
+        if token.type in _OPENING:
             self.opened.append((token, self._callee()))
-        elif token.type in ("RPAR", "RSQB"):
+        elif token.type in ("RPAR", "RSQB", "RBRACE"):
             self.opened.pop()
         self.last = token
         self.count += 1
@@ -275,10 +276,37 @@ def _pattern(tree: Tree[Token], source: Source) -> Syntax:
         elif node.data == "where":
             condition = read_condition(node.children[1], source, integer)
             done[id(node)] = syntax.WhereSyntax(condition, _node_span(node, source)), 0
+        elif node.data == "heads":
+            parts = [done.pop(id(group.children[2])) for group in _trees(node)]
+            done[id(node)] = (
+                _heads(node, [part for part, _ in parts], source),
+                1 + max(depth for _, depth in parts),
+            )
         elif node.data in _PATTERNS:
             parts = [done.pop(id(child)) for child in node.children]
             done[id(node)] = _operation(node, parts, source)
     return done[id(tree)][0]
+
+
+def _trees(node: Tree[Token]) -> list[Tree[Token]]:
+    return [child for child in node.children if isinstance(child, Tree)]
+
+
+def _heads(node: Tree[Token], patterns: list[Syntax], source: Source) -> syntax.HeadsSyntax:
+    """`heads{...}` of the patterns of its groups."""
+    slices = [_slice(_trees(group)[0], source) for group in _trees(node)]
+    return syntax.HeadsSyntax(tuple(zip(slices, patterns, strict=True)), _node_span(node, source))
+
+
+def _slice(node: Tree[Token], source: Source) -> syntax.SliceSyntax:
+    ends: list[syntax.Arithmetic | None] = [None, None]
+    place = 0
+    for child in node.children:
+        if isinstance(child, Tree):
+            ends[place] = _arithmetic(child, source)
+        else:
+            place = 1
+    return syntax.SliceSyntax(ends[0], ends[1], not place, _node_span(node, source))
 
 
 def _operation(

@@ -1,6 +1,7 @@
 """What a text says, before any name is looked up: patterns with calls, and the items of spec files.
 
-    Syntax = Reference(name, arguments) | WhereSyntax(condition) | Operation(kind, operands)
+    Syntax = Reference(name, arguments) | WhereSyntax(condition) | HeadsSyntax(groups)
+           | Operation(kind, operands)
     Arithmetic = Literal | ParameterName | Negation | Chain
     Item = Doc | Import | DefinitionSyntax | ExampleSyntax
 
@@ -100,7 +101,37 @@ class WhereSyntax:
     span: Span
 
 
-Syntax: TypeAlias = Reference | WhereSyntax | Operation
+@dataclass(frozen=True, slots=True)
+class SliceSyntax:
+    """`start:stop`, either of which may lack, or an index: `start` alone, `is_index`."""
+
+    start: Arithmetic | None
+    stop: Arithmetic | None
+    is_index: bool
+    span: Span
+
+    @property
+    def ends(self) -> tuple[Arithmetic, ...]:
+        """The numbers that are written."""
+        return tuple(end for end in (self.start, self.stop) if end is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsSyntax:
+    """`heads{slice -> pattern, ...}`."""
+
+    groups: tuple[tuple[SliceSyntax, Syntax], ...]
+    span: Span
+
+
+Syntax: TypeAlias = Reference | WhereSyntax | HeadsSyntax | Operation
+
+
+def parts_of(syntax: Syntax) -> tuple[Syntax, ...]:
+    """The patterns that a pattern is made of."""
+    if isinstance(syntax, Operation):
+        return syntax.operands
+    return tuple(part for _, part in syntax.groups) if isinstance(syntax, HeadsSyntax) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from attncomp.errors import (
 )
 from attncomp.frontend import ast
 from attncomp.frontend.diagnose import RESERVED
+from attncomp.frontend.heads import heads_condition
 from attncomp.frontend.predicate import VARIABLES
 from attncomp.ir.affine import index
 from attncomp.ir.conditions import add_condition, equality
@@ -76,6 +77,8 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
         case ast.Where():
             return _add_condition(graph, expr)
+        case ast.HeadGroups():
+            return _add_groups(graph, expr)
         case ast.Union():
             return graph.add(Union(span=expr.span), [_add(graph, m) for m in expr.members])
         case ast.Intersection():
@@ -88,6 +91,18 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return _add_complement(graph, expr.operand, expr.span)
         case _:
             assert_never(expr)
+
+
+def _add_groups(graph: Graph, expr: ast.HeadGroups) -> NodeId:
+    """The union of the members, each where the head is in its group."""
+    members = []
+    for heads, member in expr.groups:
+        node, condition = _add(graph, member), heads_condition(heads)
+        if condition is not None:
+            tests = add_condition(graph, condition, heads.span)
+            node = graph.add(Intersection(span=heads.span), [tests, node])
+        members.append(node)
+    return members[0] if len(members) == 1 else graph.add(Union(span=expr.span), members)
 
 
 def _add_condition(graph: Graph, expr: ast.Where) -> NodeId:

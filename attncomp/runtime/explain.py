@@ -45,6 +45,21 @@ def explain(
     return "".join(f"{name:<{width}}{text}\n" for name, text in rows)
 
 
+def explain_groups(
+    plans: Mapping[str, KernelPlan],
+    pattern: str,
+    tensors: Mapping[str, str],
+    *,
+    dense: bool = False,
+) -> str:
+    """The plans of a pattern with groups of heads in words, each below its slice of heads."""
+    parts = [f"pattern      {pattern}\n"]
+    for heads, plan in plans.items():
+        read = {name: tensors[name] for name in tensors if name in (*plan.scores, *plan.tensors)}
+        parts.append(f"heads {heads}\n{explain(plan, plan.pattern, read, dense=dense)}")
+    return "\n".join(parts)
+
+
 def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
     for number, sweep in enumerate(plan.sweeps):
         limit = _limit(plan, sweep)
