@@ -59,6 +59,7 @@ __all__ = [
 
 Pattern: TypeAlias = Expr
 
+_INDEX: Final = re.compile(r"\s*-?[0-9]{1,9}\s*", re.ASCII)
 _SLICE: Final = re.compile(r"\s*(-?[0-9]{1,9})?\s*:\s*(-?[0-9]{1,9})?\s*", re.ASCII)
 
 
@@ -139,23 +140,31 @@ def heads(groups: Mapping[int | str | slice, Expr]) -> HeadGroups:
 
 def _head_slice(key: object, span: Span | None) -> HeadSlice:
     if isinstance(key, int) and not isinstance(key, bool):
-        return HeadSlice.of_index(key, span)
+        return HeadSlice.of_index(_head(key, span) or 0, span)
     start: object = None
     stop: object = None
     if isinstance(key, slice) and key.step is None:
         start, stop = key.start, key.stop
     elif isinstance(key, str) and (found := _SLICE.fullmatch(key)) is not None:
         start, stop = (None if end is None else int(end) for end in found.groups())
+    elif isinstance(key, str) and _INDEX.fullmatch(key) is not None:
+        return _head_slice(int(key), span)
     else:
-        raise HeadSliceError(
-            span, reason=f"expected an index or a slice, found {cropped(repr(key))}"
-        )
-    ends = [end for end in (start, stop) if end is not None]
-    if not all(isinstance(end, int) and abs(end) <= MAX_HEADS for end in ends):
-        raise HeadSliceError(span, reason=f"expected heads up to {MAX_HEADS}, found {key}")
-    return HeadSlice(
-        start if isinstance(start, int) else 0, stop if isinstance(stop, int) else None, span
-    )
+        shown = cropped(repr(key))
+        raise HeadSliceError(span, reason=f"expected an index or a slice, found {shown}")
+    first, end = (_head(value, span) for value in (start, stop))
+    return HeadSlice(first or 0, end, span)
+
+
+def _head(value: object, span: Span | None) -> int | None:
+    """An end of a slice; HeadSliceError for what is no integer or beyond all heads."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise HeadSliceError(span, reason=f"expected an integer, found {cropped(repr(value))}")
+    if abs(value) > MAX_HEADS:
+        raise HeadSliceError(span, reason=f"expected at most {MAX_HEADS} heads, found {value}")
+    return value
 
 
 def sparsek(k: int, lag: int = 0, gate: GateMode = "key_value", scores: str = "scores") -> Call:

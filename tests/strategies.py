@@ -11,7 +11,17 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.errors import PredicateRangeError
-from attncomp.frontend.ast import Call, Complement, Difference, Expr, Intersection, Union, Where
+from attncomp.frontend.ast import (
+    Call,
+    Complement,
+    Difference,
+    Expr,
+    HeadGroups,
+    HeadSlice,
+    Intersection,
+    Union,
+    Where,
+)
 from attncomp.frontend.predicate import (
     OPERATORS,
     RELATIONS,
@@ -173,11 +183,20 @@ def _trees(leaves: Drawn[Expr], max_leaves: int, *, complements: bool) -> Drawn[
         return st.one_of(
             members.map(Union),
             members.map(Intersection),
+            head_groups(trees),
             st.builds(Difference, trees, crisp),
             crisp.map(Complement),
         )
 
     return st.recursive(leaves, grow, max_leaves=max_leaves)
+
+
+def head_groups(trees: Drawn[Expr]) -> Drawn[HeadGroups]:
+    """Groups that fit any number of heads: all heads alike, or the first one apart."""
+    rest = trees.map(lambda tree: ((HeadSlice(1, None), tree),))
+    first = trees.map(lambda tree: ((HeadSlice(0, 1), tree),))
+    apart = st.builds(lambda one, others: HeadGroups(one + others), first, rest)
+    return st.one_of(apart, trees.map(lambda tree: HeadGroups(((HeadSlice(0, None), tree),))))
 
 
 def _has_sparsek(expr: Expr) -> bool:
@@ -192,6 +211,8 @@ def _has_sparsek(expr: Expr) -> bool:
             return _has_sparsek(left) or _has_sparsek(right)
         case Union(members=members) | Intersection(members=members):
             return any(map(_has_sparsek, members))
+        case HeadGroups(groups=groups):
+            return any(_has_sparsek(member) for _, member in groups)
         case _:
             assert_never(expr)
 

@@ -27,6 +27,7 @@ from attncomp.frontend.ast import (
     Complement,
     Difference,
     Expr,
+    HeadGroups,
     Intersection,
     Union,
     Where,
@@ -105,6 +106,8 @@ def rebuilt(tree: Expr) -> Expr:
             return rebuilt(tree.left) - rebuilt(tree.right)
         case Complement():
             return ~rebuilt(tree.operand)
+        case HeadGroups():
+            return P.heads({str(heads): rebuilt(part) for heads, part in tree.groups})
         case _:
             assert_never(tree)
 
@@ -319,7 +322,7 @@ def test_functions_pass_every_argument_on(name: str) -> None:
 
 
 def test_the_module_is_complete() -> None:
-    names = {*rows(), "where"}
+    names = {*rows(), "heads", "where"}
     assert P.__all__ == ["Pattern", *sorted(names)]
     functions = [name for name, value in vars(P).items() if inspect.isfunction(value)]
     own = {name for name in functions if getattr(P, name).__module__ == P.__name__}

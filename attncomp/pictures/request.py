@@ -54,9 +54,8 @@ def pictured(
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
     """
-    pattern = to_text(expr)
+    pattern, tensors = to_text(expr), {} if tensors is None else tensors
     name = pattern if name is None else name
-    tensors = {} if tensors is None else tensors
     if has_groups(expr):
         expr, heads = _one_head(expr, head, heads, tensors, pattern)
         name += f", head {head} of {heads}"
@@ -71,16 +70,9 @@ def pictured(
     caption = f"gate of {name}: {n_queries} queries (down) by {n_keys} keys (right)"
     if drawn:
         caption += f"; {', '.join(drawn)} standard normal, seed {seed}"
+    side = _tile(tile, n_keys)
     return picture(
-        graph,
-        plan,
-        n_queries,
-        n_keys,
-        checked,
-        sizes,
-        place,
-        tile=_tile(tile, n_keys),
-        caption=caption,
+        graph, plan, n_queries, n_keys, checked, sizes, place, tile=side, caption=caption
     )
 
 

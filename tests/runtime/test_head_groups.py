@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from dense import assert_close
+from dense import Shape, assert_close, random_inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import head_groups, patterns, problems
 from torch import Generator, Tensor
 from triton_support import interpreter
 
 import attncomp
 from attncomp.errors import HeadGroupError, OptionError
+from attncomp.frontend.ast import Expr, HeadGroups
+from attncomp.ir.ops import GATE_MODES
 from attncomp.runtime.head_groups import pieces
 
 SOFT = "heads{0:4 -> window(8), 4: -> sparsek(k=5) | window(3)}"
@@ -53,19 +58,24 @@ def call_inputs(case: str, generator: Generator, n: int = 37) -> tuple[str, dict
     tensors = {"q": normal(2, heads, n, 16), "k": normal(2, kv_heads, n + 3, 16)}
     tensors["v"] = normal(2, kv_heads, n + 3, 24)
     tensors |= {name: normal(2, count, n + 3) for name, count in groups.items()}
-    given = {"until": integers(1, heads), "shift": integers(2), "near": integers(heads)}
+    integer = {"until": integers(1, heads), "shift": integers(2), "near": integers(heads)}
     needed = attncomp.compile(spec).integer_tensors
-    return spec, tensors, {name: given[name] for name in needed}
+    return spec, tensors, {name: integer[name] for name in needed}
 
 
-def run(spec: str, backend: str, tensors: dict[str, Tensor], given: Any) -> dict[str, Tensor]:
+def run(
+    spec: str | Expr, backend: str, tensors: dict[str, Tensor], given: Any
+) -> dict[str, Tensor]:
     """out, lse and the gradients of all inputs, for gradients that depend on out and lse."""
     leaves: dict[str, Any] = {name: t.clone().requires_grad_() for name, t in tensors.items()}
     pattern = attncomp.compile(spec, backend=backend)
     out, lse = pattern(**leaves, **given, return_lse=True)
     attended = lse[lse > -torch.inf]
-    (out.sin().sum() + attended.cos().sum()).backward()
-    return {"out": out, "lse": lse} | {name: leaf.grad for name, leaf in leaves.items()}
+    total = out.sin().sum() + attended.cos().sum()
+    if total.requires_grad:
+        total.backward()
+    grads = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in leaves.items()}
+    return {"out": out, "lse": lse} | grads
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,6 +83,26 @@ def test_values_and_gradients(case: str, generator: Generator) -> None:
     spec, tensors, given = call_inputs(case, generator)
     expected = run(spec, "reference", tensors, given)
     for name, actual in run(spec, "torch", tensors, given).items():
+        assert_close(actual, expected[name], name=name, atol=1e-11, rtol=1e-9)
+
+
+@settings(max_examples=15)
+@given(
+    expr=st.sampled_from(GATE_MODES).flatmap(lambda m: head_groups(patterns(3, modes=(m,)))),
+    problem=problems(max_length=20),
+)
+def test_any_groups_match_dense_attention(
+    expr: HeadGroups, problem: tuple[Shape, Tensor, int]
+) -> None:
+    shape, scores, seed = problem
+    inputs = random_inputs(shape, Generator().manual_seed(seed), scores=scores)
+    tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v, "scores": inputs.scores}
+    pattern = attncomp.compile(expr)
+    if "scores" not in pattern.tensors:
+        del tensors["scores"]
+    given = {name: inputs.given[name] for name in pattern.integer_tensors}
+    expected = run(expr, "reference", tensors, given)
+    for name, actual in run(expr, "torch", tensors, given).items():
         assert_close(actual, expected[name], name=name, atol=1e-11, rtol=1e-9)
 
 
