@@ -87,6 +87,9 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
             return min(pair_gate(left, pair, u, given), 1 - pair_gate(right, pair, u, given))
         case ast.Complement(operand=operand):
             return 1 - pair_gate(operand, pair, u, given)
+        case ast.HeadGroups(groups=groups):
+            ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
+            return pair_gate(member, pair, u, given)
     return call_gate(expr, pair.q, pair.k, u)
 
 
