@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from torch import Tensor
 
-from attncomp import knobs
 from attncomp.codegen.emit import render_all
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
-from attncomp.errors import OptionError, suggest
+from attncomp.errors import OptionError
 from attncomp.frontend import library as definitions
 from attncomp.frontend.ast import Expr, to_text
+from attncomp.frontend.heads import has_groups, of_every_head, with_heads
 from attncomp.frontend.parser import parse
-from attncomp.ir.build import build
-from attncomp.ir.modifiers import modifiers_of
+from attncomp.ir.build import build, build_all_heads
+from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
-from attncomp.ir.reference import reference_attention
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
 from attncomp.pictures.request import pictured
-from attncomp.runtime.autograd import attention
+from attncomp.runtime import head_groups
 from attncomp.runtime.checks import (
+    check_options,
     check_query_key_value,
     check_tensors,
     checked_length,
     checked_scale,
 )
-from attncomp.runtime.explain import explain
+from attncomp.runtime.dense import dense_attention
+from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import (
     Sizes,
     are_scores,
@@ -40,16 +41,16 @@ from attncomp.runtime.inputs import (
     checked_inputs,
     learned_text,
     mask_sizes,
-    modifier_state,
     shape_text,
 )
 from attncomp.runtime.program import (
     backend_for,
+    local_problem,
     problem_from,
-    problem_text,
-    target_of,
+    usual_problem,
 )
-from attncomp.runtime.tables import BlockParts, block_state, list_heads, with_all_heads
+from attncomp.runtime.tables import BlockParts, with_all_heads
+from attncomp.runtime.whole import Whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,19 +76,10 @@ def compile(
     Raises PatternError, with its place, for a pattern that has no meaning, OptionError for an
     unknown option or backend, and TypeError for what is neither text nor tree.
     """
-    if options:
-        found = _unknown(next(iter(options)), ("backend", "library"))
-        raise OptionError(subject="compile", expected="option 'backend' or 'library'", found=found)
+    check_options(backend, options)
     if library is not None and not isinstance(library, Library):
         raise OptionError(
             subject="library", expected="what attncomp.load returns", found=repr(library)
-        )
-    if backend is not None and backend not in knobs.BACKENDS:
-        *others, last = knobs.BACKENDS
-        raise OptionError(
-            subject="backend",
-            expected=f"{', '.join(others)} or {last}",
-            found=_unknown(backend, knobs.BACKENDS),
         )
     if isinstance(spec, Expr):
         return CompiledPattern(spec, backend)
@@ -114,11 +106,6 @@ class Library(definitions.Library):
         return compile(spec, library=self, backend=backend)
 
 
-def _unknown(name: object, known: tuple[str, ...]) -> str:
-    close = suggest(name, known) if isinstance(name, str) else None
-    return f"{name!r}" + (f" (did you mean '{close}'?)" if close is not None else "")
-
-
 @functools.lru_cache(maxsize=1024)
 def _compile_text(
     text: str, backend: str | None, library: Library | None = None
@@ -136,16 +123,21 @@ class CompiledPattern:
         self._expr = expr
         self._backend = backend
         self._text = to_text(expr)
-        graph = build(expr)
-        self._entries = tensor_entries(graph)
-        self._modifiers = modifiers_of(expr)
-        self._learned = self._modifiers.learned
-        self._gating = tensor_names(graph)
+        self._grouped = has_groups(expr)
+        # Of the same tensors, whatever the number of heads.
+        self._all_heads = build_all_heads(expr)
+        self._entries = tensor_entries(self._all_heads)
+        modifiers = modifiers_by_group(expr)
+        self._learned = tuple(dict.fromkeys(u for part in modifiers for u in part.learned))
+        self._has_scale = any(part.scale is not None for part in modifiers)
+        self._gating = tensor_names(self._all_heads)
+        self._ranked = tuple(name for name in self._gating if name not in self._entries)
         self._needed = (*self._gating, *(name for name, _ in self._learned))
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
-        plan = lower(expr, _default_problem("torch", on_gpu=False))
-        self._used, self._blocks = plan.scores, BlockParts.of(plan)
+        plan = lower(of_every_head(expr), usual_problem("torch", on_gpu=False))
+        self._whole = Whole(plan.scores, self._learned, BlockParts.of(plan), modifiers[0])
         self._recent: tuple[str, torch.device] | None = None
+        self._recent_pieces: tuple[tuple[head_groups.Piece, str], ...] = ()
 
     @overload
     def __call__(
@@ -202,7 +194,7 @@ class CompiledPattern:
         Hk divides Hq; D and Dv are in 16..256; query i stands at position i + Nk - Nq. The dtype
         is float16, bfloat16, float32 or, on backends torch and reference, float64; under
         torch.autocast q, k and v are cast to its dtype. Strides are any with a last one of 1.
-        scores: [B, G, Nk] with G dividing Hq, of any floating dtype, for patterns with sparsek.
+        Scores are [B, G, Nk], G dividing Hq, of any floating dtype; scale defaults to 1 / sqrt(D).
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.
@@ -224,35 +216,31 @@ class CompiledPattern:
         tensors = checked_inputs(
             tensors, self._needed, self._entries, sizes, self._text, q, self._learned
         )
-        factor = checked_scale(scale, q.shape[3], self._text, own=self._modifiers.scale)
-        if backend == "reference":
-            out, lse = self._reference(q, k, v, tensors, factor)
-        else:
-            used = [tensors[name] for name in self._used]
-            given = block_state(self._blocks, tensors, sizes.heads, sizes.n_keys, q.device)
-            given += modifier_state(self._modifiers, tensors, q)
-            learned = [tensors[name] for name, _ in self._learned]
-            lists = list_heads(self._blocks, tensors)
-            problem = problem_text(backend, q, k, v, used, lists)
-            if not torch.compiler.is_compiling():
-                self._recent = problem, q.device
-            out, lse = attention(q, k, v, used, learned, given, factor, self._text, problem)
+        factor = checked_scale(scale, q.shape[3], self._text, own=self._has_scale)
+        out, lse = self._attend((q, k, v, tensors), factor, backend)
         return (out, lse) if return_lse else out
 
-    def _reference(
-        self, q: Tensor, k: Tensor, v: Tensor, tensors: Mapping[str, Tensor], scale: float
+    def _attend(
+        self, inputs: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]], scale: float, backend: str
     ) -> tuple[Tensor, Tensor]:
-        real = torch.float64 if q.dtype == torch.float64 else torch.float32
-        graph = build(self._expr)
-        tensors = with_all_heads(tensors, self._entries, q.shape[1])
-        # In fp16 or bf16 the gates would be rounded to it.
-        wide = {
-            name: u.to(torch.promote_types(real, u.dtype)) if u.is_floating_point() else u
-            for name, u in tensors.items()
-        }
-        wide_inputs = (q.to(real), k.to(real), v.to(real))
-        out, lse = reference_attention(graph, *wide_inputs, wide, scale, self._modifiers)
-        return out.to(q.dtype), lse
+        device, heads = inputs[0].device, inputs[0].shape[1]
+        if backend == "reference":
+            out, lse = dense_attention(self._bound(heads), *inputs, self._entries, scale)
+        elif self._grouped:
+            out, lse, cut = head_groups.attention_of_groups(
+                *inputs, self._ranked, scale, self._text, backend
+            )
+            if not torch.compiler.is_compiling():
+                self._recent, self._recent_pieces = (backend, device), cut
+        else:
+            out, lse, problem = self._whole.attention(*inputs, scale, self._text, backend)
+            if not torch.compiler.is_compiling():
+                self._recent = problem, device
+        return out, lse
+
+    def _bound(self, n_heads: int) -> Expr:
+        """The pattern for a number of heads; HeadGroupError where it has none."""
+        return with_heads(self._expr, n_heads, self._text) if self._grouped else self._expr
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -279,28 +267,58 @@ class CompiledPattern:
         return self._backend
 
     def plan_for(self, problem: Problem) -> KernelPlan:
-        """The kernel plan for a problem; its labels and spans are those of the text compiled."""
+        """The kernel plan for a problem; its labels and spans are those of the text compiled.
+
+        Raises OptionError for a pattern with groups of heads, which has several.
+        """
+        if self._grouped:
+            raise head_groups.several_plans(self._text)
         return lower(self._expr, problem)
 
     @property
     def plan(self) -> KernelPlan:
         """The kernel plan of the latest call; before any, that of a usual problem on this machine.
 
-        The backend reference has no plans: calls of it leave this one as it is.
+        The backend reference has no plans: calls of it leave this one as it is. Raises OptionError
+        for a pattern with groups of heads, which has several.
         """
-        if self._recent is not None:
+        if self._recent is not None and not self._grouped:
             return self.plan_for(problem_from(*self._recent))
-        return self.plan_for(_default_problem(self._backend, on_gpu=torch.cuda.is_available()))
+        return self.plan_for(local_problem(self._backend))
+
+    @property
+    def plans(self) -> dict[str, KernelPlan]:
+        """The plans of the latest call by the query heads that they serve, as in `{"0:8": ...}`.
+
+        Before any call those of a usual problem, with the fewest heads that the groups allow. A
+        pattern without groups of heads has one, for ":".
+        """
+        if not self._grouped:
+            return {":": self.plan}
+        if self._recent is None:
+            return head_groups.usual_plans(self._expr, local_problem(self._backend))
+        return head_groups.plans_of(self._recent_pieces, self._recent[1])
 
     @property
     def source(self) -> str:
-        """The generated module for `plan`, or modules, as text."""
-        return render_all(self.plan)
+        """The generated modules for `plan`, as text; those for `plans`, each below its heads."""
+        if not self._grouped:
+            return render_all(self.plan)
+        return "\n\n".join(
+            f"# heads {heads}: {plan.pattern}\n{render_all(plan)}"
+            for heads, plan in self.plans.items()
+        )
 
     def explain(self) -> str:
-        """What each sweep visits, what a query costs, how cost grows, and what generation keeps."""
+        """What each sweep visits, what a query costs, how cost grows, and what generation keeps.
+
+        Of a pattern with groups of heads, for each of them.
+        """
         dense = self._backend == "reference"
-        return explain(self.plan, self._text, self.shapes, dense=dense)
+        if not self._grouped:
+            return explain(self.plan, self._text, self.shapes, dense=dense)
+        plans = head_groups.usual_plans(self._expr, local_problem(self._backend))
+        return explain_groups(plans, self._text, self.shapes, dense=dense)
 
     def mask(
         self,
@@ -315,16 +333,19 @@ class CompiledPattern:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
-        the head h or the row b itself needs them. The dtype is that of the scores, float64 for
-        patterns without any. Raises CallError for sizes below 1 and tensors that do not fit. For
-        small sizes: takes time and memory in proportion to Nq * Nk.
+        the head h or the row b itself, or has groups of heads, needs them. The dtype is that of the
+        scores, float64 for patterns without any. Raises CallError for sizes below 1, tensors that
+        do not fit and heads that no group or several ones hold. Takes time and memory of Nq * Nk.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-        graph = build(self._expr)
-        sizes = mask_sizes(graph, self._entries, tensors, heads, batch, n_keys, self._text)
+        if self._grouped and heads is None:
+            raise head_groups.no_number(self._text)
+        every = self._all_heads
+        sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
         given = checked_inputs(tensors, self._gating, self._entries, sizes, self._text)
         given = with_all_heads(given, self._entries, sizes.heads)
+        graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
     def plot(
@@ -335,6 +356,7 @@ class CompiledPattern:
         *,
         tile: int | tuple[int, int] | None = None,
         head: int = 0,
+        heads: int | None = None,
         batch: int = 0,
         ax: Axes | None = None,
         **tensors: Tensor,
@@ -343,19 +365,13 @@ class CompiledPattern:
         which sweep, and which tiles the kernels visit for it.
 
         Scores that are not given are standard normal from seed 0, as the caption says. tile:
-        queries by keys, a number for both; the kernels' own tiles are in `plan.schedule`. ax: the
-        axes to draw on, whose figure is returned. Raises the errors of `mask`, CallError for a
-        head or a batch row that there is not, and BackendError without matplotlib.
+        queries by keys, a number for both; the kernels' own tiles are in `plan.schedule`. heads:
+        how many a pattern with groups of heads has, by default the fewest that fit. ax: axes to
+        draw on, whose figure is returned. Raises the errors of `mask`, CallError for a head or a
+        batch row that there is not, and BackendError without matplotlib.
         """
-        picture = pictured(
-            self._expr,
-            n_queries,
-            n_keys,
-            tensors,
-            tile=tile,
-            head=head,
-            batch=batch,
-        )
+        sides = n_queries, n_keys, tensors
+        picture = pictured(self._expr, *sides, tile=tile, head=head, heads=heads, batch=batch)
         return figure_of(picture, axes=ax)
 
     def _repr_svg_(self) -> str | None:
@@ -381,21 +397,3 @@ class CompiledPattern:
 
     def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
         return _compile_text, (self._text, self._backend)
-
-
-def _default_problem(backend: str | None, *, on_gpu: bool) -> Problem:
-    """A usual problem: bfloat16 and D = 128 for Triton, float32 and 64 for torch.
-
-    Triton is for this machine's GPU, or for sm_90 where it is asked for and there is none.
-    """
-    on_triton = backend == "triton" or (backend is None and on_gpu)
-    target = target_of(torch.device("cuda", 0)) if on_gpu else "sm_90" if on_triton else "cpu"
-    size = 128 if on_triton else 64
-    return Problem(
-        backend="triton" if on_triton else "torch",
-        target=target,
-        dtype="bfloat16" if on_triton else "float32",
-        head_dim=size,
-        value_dim=size,
-        unit_heads=4,
-    )

@@ -14,6 +14,7 @@ from attncomp.errors import AttncompError, OptionError, suggest
 from attncomp.frontend.ast import Expr
 from attncomp.inspection.catalogue import catalogue_sections
 from attncomp.inspection.formatting import format_files
+from attncomp.inspection.parts import parts_of
 from attncomp.inspection.section import Section
 from attncomp.inspection.specs import check_examples, is_file, pattern_of
 from attncomp.inspection.stages import (
@@ -33,7 +34,6 @@ from attncomp.inspection.terminal import Screen, write_sections
 from attncomp.ir.schedule import BackendName, DtypeName, Problem
 from attncomp.pictures.figure import FORMATS, save
 from attncomp.pictures.picture import Picture
-from attncomp.pictures.request import pictured
 from attncomp.runtime.ahead_of_time import compile_plan, limits
 
 _EMITS: Final = (*STAGES, *KERNEL_STAGES)
@@ -114,6 +114,7 @@ class _Request:
     head_dim: int
     value_dim: int | None
     unit_heads: int
+    heads: int | None
     mask: int | None
     seed: int
     output: Path | None
@@ -208,6 +209,11 @@ class _Request:
     default=4,
     show_default=True,
     help="Query heads that share a KV head and a score group.",
+)
+@click.option(
+    "--heads",
+    type=click.IntRange(1, 1024),
+    help="How many a pattern with groups of heads has. Default: the fewest that these allow.",
 )
 @click.option(
     "--mask",
@@ -320,14 +326,18 @@ def _check(ctx: click.Context, spec: str) -> NoReturn:
 def _compiled(spec: str, request: _Request) -> tuple[list[Section], bool]:
     """The sections of a pattern, its mask included, unless it is written as a picture."""
     expr = pattern_of(spec, request.library)
-    sections, fits = _sections(expr, request)
-    if request.mask is not None:
-        picture = pictured(expr, request.mask, seed=request.seed)
-        if request.picture is not None:
-            _write_picture(picture, request.picture)
-        else:
+    shown: list[Section] = []
+    all_fit = True
+    for part in parts_of(expr, request.heads):
+        sections, fits = _sections(part.expr, request)
+        picture = None if request.mask is None else part.pictured(request.mask, request.seed)
+        if picture is not None and request.picture is None:
             sections.append(mask_section(picture))
-    return sections, fits
+        elif picture is not None and request.picture is not None and part.is_first:
+            _write_picture(picture, request.picture)
+        shown += map(part.titled, sections)
+        all_fit &= fits
+    return shown, all_fit
 
 
 def _check_file(option: str, spec: str) -> None:

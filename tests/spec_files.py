@@ -87,8 +87,13 @@ def whole(draw: st.DrawFn) -> list[str]:
 @st.composite
 def parameters(draw: st.DrawFn) -> list[str]:
     defaults = {"int": "3", "float": "-2.5", "str": "'x'", "bool": "True"}
+    bounds = {"int": [">=", "1", "<=", "9"], "float": ["<=", "-2"]}
     kinds = draw(st.lists(st.sampled_from(sorted(defaults)), max_size=4))
-    written = [[f"p{i}", ":", kind, "=", defaults[kind]] for i, kind in enumerate(kinds)]
+    bounded = draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
+    written = [
+        [f"p{i}", ":", kind, *(bounds.get(kind, []) if bound else []), "=", defaults[kind]]
+        for i, (kind, bound) in enumerate(zip(kinds, bounded, strict=True))
+    ]
     return ["(", *joined(written, ",", last=bool(kinds) and draw(st.booleans())), ")"]
 
 

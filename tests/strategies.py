@@ -16,6 +16,7 @@ from attncomp.frontend.ast import (
     Complement,
     Difference,
     Expr,
+    HeadGroups,
     Intersection,
     Modified,
     Union,
@@ -39,6 +40,7 @@ from attncomp.frontend.predicate import (
     Variable,
     VariableName,
 )
+from attncomp.frontend.slices import HeadSlice
 from attncomp.ir.conditions import affine
 from attncomp.ir.ops import GATE_MODES, GateMode
 
@@ -79,7 +81,9 @@ def patterns(
 def sparse_ks(modes: tuple[GateMode, ...] = GATE_MODES) -> Drawn[Call]:
     """A sparsek with k and lag below, at and beyond the lengths of `shapes`."""
     return st.builds(
-        lambda k, lag, gate: Call("sparsek", (("k", k), ("lag", lag), ("gate", gate))),
+        lambda k, lag, gate: Call(
+            "sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", "scores"))
+        ),
         _sizes(1),
         _sizes(0),
         st.sampled_from(modes),
@@ -226,11 +230,20 @@ def _trees(leaves: Drawn[Expr], max_leaves: int, *, complements: bool) -> Drawn[
         return st.one_of(
             members.map(Union),
             members.map(Intersection),
+            head_groups(trees),
             st.builds(Difference, trees, crisp),
             crisp.map(Complement),
         )
 
     return st.recursive(leaves, grow, max_leaves=max_leaves)
+
+
+def head_groups(trees: Drawn[Expr]) -> Drawn[HeadGroups]:
+    """Groups that fit any number of heads: all heads alike, or the first one apart."""
+    rest = trees.map(lambda tree: ((HeadSlice(1, None), tree),))
+    first = trees.map(lambda tree: ((HeadSlice(0, 1), tree),))
+    apart = st.builds(lambda one, others: HeadGroups(one + others), first, rest)
+    return st.one_of(apart, trees.map(lambda tree: HeadGroups(((HeadSlice(0, None), tree),))))
 
 
 def _has_sparsek(expr: Expr) -> bool:
@@ -247,6 +260,8 @@ def _has_sparsek(expr: Expr) -> bool:
             return any(map(_has_sparsek, members))
         case Modified(pattern=pattern):
             return _has_sparsek(pattern)
+        case HeadGroups(groups=groups):
+            return any(_has_sparsek(member) for _, member in groups)
         case _:
             assert_never(expr)
 

@@ -85,14 +85,16 @@ def test_mistakes_after_expansion_show_the_calls_too() -> None:
     ]
 
 
-def test_mistakes_in_predicates_show_the_calls_too() -> None:
+def test_mistakes_in_predicates_show_the_calls_too(tmp_path: Path) -> None:
+    path = tmp_path / "my.attn"
+    path.write_text("pattern blocks(size: int) = where(q // size >= k // size)", encoding="utf-8")
     with pytest.raises(attncomp.errors.DivisorError) as caught:
-        attncomp.compile("full | block_diffusion(size=0)")
+        attncomp.load(path).compile("full | blocks(size=0)")
     assert str(caught.value).splitlines()[4:] == [
-        "in block_diffusion(size=0), called here:",
+        "in blocks(size=0), called here:",
         " --> <spec>:1:8",
-        "  | full | block_diffusion(size=0)",
-        "  |        ^^^^^^^^^^^^^^^^^^^^^^^",
+        "  | full | blocks(size=0)",
+        "  |        ^^^^^^^^^^^^^^",
     ]
 
 

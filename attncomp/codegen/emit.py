@@ -38,6 +38,8 @@ def _environment() -> jinja2.Environment:
         expressions.selections_used,
         expressions.sources,
         expressions.selection_of_scores,
+        expressions.other_scores,
+        expressions.score_sum,
         expressions.gate_masks,
         expressions.divides,
         expressions.reads_draws,

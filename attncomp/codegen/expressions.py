@@ -167,6 +167,22 @@ def selection_of_scores(plan: KernelPlan, name: str) -> int:
     return next(i for i, selection in enumerate(plan.selections) if selection.scores == name)
 
 
+def other_scores(plan: KernelPlan, source: int) -> list[int]:
+    """Score tensors, by their place in the plan, that a source's sweeps rank by beside its own."""
+    own = plan.selections[source].scores
+    sweeps = (sweep for sweep in plan.sweeps if sweep.source == source)
+    read = {i for sweep in sweeps for i in selections_of(sweep.gate)}
+    names = {plan.selections[i].scores for i in read} - {own}
+    return sorted(map(plan.scores.index, names))
+
+
+def score_sum(plan: KernelPlan, sweep: SweepPlan, selection: int) -> str:
+    """The name of the Triton sum of what a selection's scores get of one key in a sweep."""
+    name = plan.selections[selection].scores
+    is_own = sweep.source is not None and plan.selections[sweep.source].scores == name
+    return "dscore_tile" if is_own else f"dscore_{plan.scores.index(name)}_tile"
+
+
 def gate_masks(sweep: SweepPlan) -> bool:
     """Whether the gate can be 0 for a pair that the sweep's source selected."""
 

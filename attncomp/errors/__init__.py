@@ -12,6 +12,7 @@ from attncomp.errors.base import PatternError as PatternError
 from attncomp.errors.call import BackendError as BackendError
 from attncomp.errors.call import CacheError as CacheError
 from attncomp.errors.call import CallError as CallError
+from attncomp.errors.call import HeadGroupError as HeadGroupError
 from attncomp.errors.call import MissingTensorError as MissingTensorError
 from attncomp.errors.call import OptionError as OptionError
 from attncomp.errors.call import TensorDeviceError as TensorDeviceError
@@ -20,6 +21,7 @@ from attncomp.errors.call import TensorLayoutError as TensorLayoutError
 from attncomp.errors.call import TensorShapeError as TensorShapeError
 from attncomp.errors.call import UnknownTensorError as UnknownTensorError
 from attncomp.errors.call import VerificationError as VerificationError
+from attncomp.errors.files import BoundError as BoundError
 from attncomp.errors.files import CyclicImportError as CyclicImportError
 from attncomp.errors.files import DuplicateNameError as DuplicateNameError
 from attncomp.errors.files import ExampleError as ExampleError
@@ -46,6 +48,9 @@ from attncomp.errors.pattern import ArithmeticTypeError as ArithmeticTypeError
 from attncomp.errors.pattern import DivisionByZeroError as DivisionByZeroError
 from attncomp.errors.pattern import EmptyPatternError as EmptyPatternError
 from attncomp.errors.pattern import GateModeError as GateModeError
+from attncomp.errors.pattern import HeadGapError as HeadGapError
+from attncomp.errors.pattern import HeadOverlapError as HeadOverlapError
+from attncomp.errors.pattern import HeadSliceError as HeadSliceError
 from attncomp.errors.pattern import MissingArgumentError as MissingArgumentError
 from attncomp.errors.pattern import NestingError as NestingError
 from attncomp.errors.pattern import PatternTooLargeError as PatternTooLargeError

@@ -74,6 +74,10 @@ class OptionError(CallError):
     """An option that is not a tensor (scale, backend, ...) has a value that is not allowed."""
 
 
+class HeadGroupError(CallError):
+    """Groups of heads that do not cut the heads of a call into parts."""
+
+
 class BackendError(AttncompError, RuntimeError):
     """A path that cannot run here; the message says which and why."""
 

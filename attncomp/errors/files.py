@@ -65,6 +65,12 @@ class ParameterOrderError(PatternError):
     template = "parameter {name} needs a default, as the one before it has"
 
 
+class BoundError(PatternError):
+    """A bound that a parameter cannot have. Fields: name, reason."""
+
+    template = "wrong bound of parameter {name}: {reason}"
+
+
 class StrayDocError(PatternError):
     """A string that documents nothing."""
 

@@ -114,6 +114,24 @@ class GateModeError(PatternError):
     template = "soft members must share one gate mode: expected {expected}, found {found}"
 
 
+class HeadSliceError(PatternError):
+    """A slice of heads that is none. Fields: reason."""
+
+    template = "wrong slice of heads: {reason}"
+
+
+class HeadOverlapError(PatternError):
+    """Two groups of heads that share heads. Fields: first, second."""
+
+    template = "the heads {first} and {second} overlap"
+
+
+class HeadGapError(PatternError):
+    """Heads that no group holds, before the slice at the place. Fields: heads."""
+
+    template = "no group holds the heads {heads}"
+
+
 class NestingError(PatternError):
     """Parentheses or operators nested too deeply. Fields: limit."""
 

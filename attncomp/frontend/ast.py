@@ -2,7 +2,7 @@
 
     Expr = Call(name, arguments) | Where(condition) | Complement(operand)
          | Difference(left, right) | Intersection(members) | Union(members)
-         | Modified(pattern, modifiers)
+     | HeadGroups(groups) | Modified(pattern, modifiers)
 
 Spans do not take part in comparison: equal trees are equal patterns as written, blanks,
 comments, redundant parentheses and defaulted arguments aside.
@@ -14,6 +14,7 @@ would raises PatternTooLargeError or NestingError at its span.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from types import FunctionType
@@ -36,6 +37,7 @@ from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
 from attncomp.frontend.modifiers import MODIFIERS, Modifier
 from attncomp.frontend.predicate import Condition, condition_text, extent_of
 from attncomp.frontend.primitives import lookup
+from attncomp.frontend.slices import HeadSlice, check_slices
 
 
 class Extent(NamedTuple):
@@ -188,6 +190,23 @@ class Where(_Operators):
 
 
 @dataclass(frozen=True, slots=True)
+class HeadGroups(_Operators):
+    """`heads{slice -> A, ...}`: the pattern of the group that the query head is in.
+
+    Raises HeadOverlapError and HeadGapError at the slices where these alone tell of heads in two
+    groups or none; where ends count from the last head, only a number of heads tells.
+    """
+
+    groups: tuple[tuple[HeadSlice, Expr], ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+    extent: Extent = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_slices([heads for heads, _ in self.groups])
+        _set_extent(self, [member.extent for _, member in self.groups])
+
+
+@dataclass(frozen=True, slots=True)
 class Modified(_Operators):
     """`A with modifier, ...`: the attention of A with other logits; the gates are those of A.
 
@@ -209,18 +228,36 @@ class Modified(_Operators):
         for modifier in modifiers:
             if known.setdefault(modifier.name, modifier) is not modifier:
                 raise RepeatedModifierError(modifier.span, name=quoted(modifier.name))
+        for inner in _modified_groups(self.pattern):
+            for modifier in inner.modifiers:
+                if modifier.name in known:
+                    raise RepeatedModifierError(
+                        known[modifier.name].span, name=quoted(modifier.name)
+                    )
         object.__setattr__(self, "modifiers", tuple(known[m] for m in MODIFIERS if m in known))
         object.__setattr__(self, "extent", self.pattern.extent)
 
 
-Expr: TypeAlias = Call | Where | Union | Intersection | Difference | Complement | Modified
+Expr: TypeAlias = (
+    Call | Where | Union | Intersection | Difference | Complement | HeadGroups | Modified
+)
+
+
+def _modified_groups(expr: Expr) -> Iterator[Modified]:
+    """A pattern with modifiers, or those that are its groups."""
+    if isinstance(expr, Modified):
+        yield expr
+        yield from _modified_groups(expr.pattern)
+    elif isinstance(expr, HeadGroups):
+        for _, member in expr.groups:
+            yield from _modified_groups(member)
 
 
 def _check_operands(*operands: Expr) -> None:
-    """ModifiedOperandError for an operand with modifiers."""
+    """ModifiedOperandError for an operand with modifiers, or with groups that have some."""
     for operand in operands:
-        if isinstance(operand, Modified):
-            raise ModifiedOperandError(operand.span)
+        for modified in _modified_groups(operand):
+            raise ModifiedOperandError(modified.span)
 
 
 def _merge(node: Union | Intersection) -> None:
@@ -242,7 +279,8 @@ def _merge(node: Union | Intersection) -> None:
 
 
 def _set_extent(
-    node: Where | Union | Intersection | Difference | Complement, operands: list[Extent]
+    node: Where | Union | Intersection | Difference | Complement | HeadGroups,
+    operands: list[Extent],
 ) -> None:
     """Notes the extent of a node over operands; raises PatternError at its span beyond limits."""
     extent = Extent(1 + sum(e.nodes for e in operands), 1 + max(e.depth for e in operands))
@@ -266,7 +304,7 @@ def _strength(expr: Expr) -> int:
             return 2
         case Complement():
             return 3
-        case Call() | Where():
+        case Call() | Where() | HeadGroups():
             return 4
         case _:
             assert_never(expr)
@@ -287,6 +325,9 @@ def to_text(expr: Expr) -> str:
             return _call_text(expr)
         case Where():
             return f"where({condition_text(expr.condition)})"
+        case HeadGroups():
+            groups = ", ".join(f"{heads} -> {operand(part, 0)}" for heads, part in expr.groups)
+            return f"heads{{{groups}}}"
         case Complement():
             return "~" + operand(expr.operand, 3)
         case Difference():
@@ -326,6 +367,11 @@ def dump(expr: Expr) -> str:
             case Modified():
                 names = ", ".join(map(str, node.modifiers))
                 return [f"{head}Modified {names}", *lines(node.pattern, depth + 1)]
+            case HeadGroups():
+                groups = [
+                    [f"{head}  {heads} ->", *lines(part, depth + 2)] for heads, part in node.groups
+                ]
+                return [f"{head}HeadGroups", *chain.from_iterable(groups)]
             case _:
                 assert_never(node)
         below = [line for child in children for line in lines(child, depth + 1)]

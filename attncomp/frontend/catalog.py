@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import keyword
 import math
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,6 @@ ValueType: TypeAlias = type[int] | type[float] | type[str] | type[bool]
 GateMode: TypeAlias = Literal["key_value", "value", "hard", "straight_through", "logit"]
 
 MAX_INTEGER: Final = 2**31 - 1
-_NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _SHOWN_NAMES: Final = 20  # in a hint that lists all that are known
 GATE_MODES: Final[tuple[GateMode, ...]] = get_args(GateMode)
 
@@ -62,7 +61,8 @@ class Argument:
 class Parameter:
     """One parameter of a pattern. `minimum` and `maximum` are inclusive, for numbers only.
 
-    above: a limit that is not allowed itself. is_name: the string is the name of a tensor.
+    above: a limit that is not allowed itself. names_tensor: the value is the name of a keyword
+    argument of the call.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Parameter:
     maximum: int | float | None = None
     choices: tuple[Value, ...] = ()
     above: int | float | None = None
-    is_name: bool = False
+    names_tensor: bool = False
     doc: str = ""
 
     def check(self, pattern: str, argument: Argument) -> Value:
@@ -125,8 +125,8 @@ class Parameter:
         """What a value of the right type should have been, or None if it is allowed."""
         if self.choices and value not in self.choices:
             return "one of " + ", ".join(value_text(choice) for choice in self.choices)
-        if self.is_name and isinstance(value, str) and not _NAME.fullmatch(value):
-            return "a name of letters, digits and '_'"
+        if self.names_tensor and not _is_name(value):
+            return "a name: letters, digits and _"
         if isinstance(value, float) and not math.isfinite(value):
             return "finite"
         if isinstance(value, int | float):
@@ -297,6 +297,12 @@ class Primitive(Signature):
 _TYPE_NAMES: Final[Mapping[type[Value], str]] = MappingProxyType(
     {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 )
+
+
+def _is_name(value: Value) -> bool:
+    """Whether a value can be the keyword of an argument."""
+    text = str(value)
+    return text.isascii() and text.isidentifier() and not keyword.iskeyword(text)
 
 
 def value_text(value: Value) -> str:

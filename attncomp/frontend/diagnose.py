@@ -107,7 +107,7 @@ class Stop:
         """The closing bracket that is due, with the place of the opening one."""
         if self.opened is None:
             return None
-        bracket = "]" if self.opened.text == "[" else ")"
+        bracket = {"(": ")", "[": "]", "{": "}"}[self.opened.text]
         place = f"{self.opened.line}:{self.opened.column}"
         return f"'{bracket}' to close '{self.opened.text}' at {place}"
 
@@ -117,10 +117,12 @@ class Stop:
         accepts = self.accepts
         if self.wants_equal:
             return "'='"
-        if "RELATION" in accepts:
+        if accepts >= {"RELATION", "PLUS"}:
             return f"a relation, an operator or {self.closing}"
         if "OR" in accepts:
             return f"'and', 'or' or {self.closing}"
+        if accepts >= {"COLON", "INT"}:
+            return "a slice of heads"
         if self.wants_operator:
             return f"an operator or {self._next}" if self._next else "an operator"
         if "COMMA" in accepts:
@@ -164,7 +166,15 @@ _EXPECTED: Final = (
     ("INT", "a number"),
 )
 _SIGNS: Final[Mapping[str, str]] = MappingProxyType(
-    {"COLON": "':'", "DOT": "'.'", "EQUAL": "'='", "IMPORT": "'import'", "LPAR": "'('"}
+    {
+        "ARROW": "'->'",
+        "COLON": "':'",
+        "LBRACE": "'{'",
+        "DOT": "'.'",
+        "EQUAL": "'='",
+        "IMPORT": "'import'",
+        "LPAR": "'('",
+    }
 )
 
 
@@ -186,7 +196,7 @@ def reserved_word(stop: Stop, word: Word) -> PatternError:
 def unexpected_end(stop: Stop) -> UnexpectedEndError:
     """The text ends at `stop`, behind its last token."""
     end = 0 if stop.last is None else stop.last.span.end
-    closes = bool(stop.accepts & {"RPAR", "RSQB"}) and not stop.wants_equal
+    closes = bool(stop.accepts & {"RPAR", "RSQB", "RBRACE"}) and not stop.wants_equal
     return UnexpectedEndError(
         Span(stop.source, end, end),
         text="file" if stop.is_file else "pattern",
@@ -222,7 +232,7 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
 def unexpected_word(stop: Stop, word: Word) -> PatternError:
     """`word` cannot follow what stands before `stop`."""
     last = stop.last
-    if word.kind in {"AND", "OR", "NOT", "WHERE", "WITH"}:
+    if word.kind in {"AND", "OR", "NOT", "WHERE", "HEADS", "WITH"}:
         return reserved_word(stop, word)
     if word.kind == "RELATION" and word.text == "==" and "EQUAL" in stop.accepts:
         return UnexpectedTextError(
@@ -291,7 +301,8 @@ def _join_hint(stop: Stop, word: Word) -> str | None:
     if stop.wants_operator and last.kind == "NAME":
         return f"did you mean {quoted(f'{last.text}({word.text})')}?"
     joined = quoted(f"{last.text}={word.text}")
-    return f"did you mean {joined}?" if "EQUAL" in stop.accepts else None
+    is_named = "EQUAL" in stop.accepts and last.kind not in _VALUES
+    return f"did you mean {joined}?" if is_named else None
 
 
 def _position_hint(stop: Stop, word: Word) -> str | None:

@@ -18,6 +18,7 @@ from attncomp.errors import (
     ArithmeticRangeError,
     ArithmeticTypeError,
     DivisionByZeroError,
+    HeadSliceError,
     NestingError,
     Note,
     PatternError,
@@ -33,6 +34,7 @@ from attncomp.frontend.ast import (
     Complement,
     Difference,
     Expr,
+    HeadGroups,
     Intersection,
     Modified,
     Union,
@@ -40,14 +42,16 @@ from attncomp.frontend.ast import (
 )
 from attncomp.frontend.catalog import Argument, Primitive, Signature, Value, name_hint, value_text
 from attncomp.frontend.diagnose import value_hint
-from attncomp.frontend.limits import MAX_NESTING, MAX_NODES
+from attncomp.frontend.limits import MAX_HEADS, MAX_NESTING, MAX_NODES
 from attncomp.frontend.modifiers import Modifier, lookup_modifier
 from attncomp.frontend.names import resolved
 from attncomp.frontend.predicate import extent_of
+from attncomp.frontend.slices import HeadSlice
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
     Arithmetic,
     Chain,
+    HeadsSyntax,
     Literal,
     ModifiedSyntax,
     Name,
@@ -140,6 +144,8 @@ class _Expansion:
             pattern = self.pattern(syntax.pattern, scope, values, level)
             modifiers = tuple(self._modifier(m, values) for m in syntax.modifiers)
             return Modified(pattern, modifiers, self._noted(syntax.span))
+        if isinstance(syntax, HeadsSyntax):
+            return self._heads(syntax, scope, values, level)
         self._count(syntax.span)
         _check_level(level, syntax.span)
         operands = [self.pattern(part, scope, values, level + 1) for part in syntax.operands]
@@ -191,6 +197,28 @@ class _Expansion:
         bound = row.bind(arguments, missing_span=reference.end)
         return Modifier(row.name, bound, self._noted(reference.span))
 
+    def _heads(
+        self, syntax: HeadsSyntax, scope: Scope, values: Mapping[str, Value] | None, level: int
+    ) -> Expr:
+        self._count(syntax.span)
+        _check_level(level, syntax.span)
+        groups = []
+        for place, part in syntax.groups:
+            self._nodes += sum(map(operators, place.ends))
+            self._count(place.span, 0)
+            start, stop = (
+                None if end is None else _head(end, evaluate(end, values, None))
+                for end in (place.start, place.stop)
+            )
+            span = self._noted(place.span)
+            heads = (
+                HeadSlice.of_index(start, span)
+                if place.is_index and start is not None
+                else HeadSlice(start or 0, stop, span)
+            )
+            groups.append((heads, self.pattern(part, scope, values, level + 1)))
+        return HeadGroups(tuple(groups), self._noted(syntax.span))
+
     def _argument(
         self, argument: ArgumentSyntax, values: Mapping[str, Value] | None, callee: str
     ) -> Argument:
@@ -205,6 +233,16 @@ class _Expansion:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
             raise PatternTooLargeError(span, limit=MAX_NODES, unit="operators and primitives")
+
+
+def _head(end: Arithmetic, value: Value) -> int:
+    """A head's number; HeadSliceError for what is no integer or beyond all heads."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        found = cropped(value_text(value))
+        raise HeadSliceError(end.span, reason=f"expected an integer, found {found}")
+    if abs(value) > MAX_HEADS:
+        raise HeadSliceError(end.span, reason=f"expected at most {MAX_HEADS} heads, found {value}")
+    return value
 
 
 def _check_level(level: int, span: Span | None) -> None:

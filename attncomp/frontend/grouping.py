@@ -31,7 +31,7 @@ _STRENGTH: Final[Mapping[str, int]] = MappingProxyType(
     {sign: strength for strength, signs in enumerate(_OPERATORS) for sign in signs}
 )
 _PREFIXES: Final[Mapping[str, str]] = MappingProxyType({"~": "~", "-": "-", "not": "not "})
-_BRACKETS: Final[Mapping[str, str]] = MappingProxyType({"(": ")", "[": "]"})
+_BRACKETS: Final[Mapping[str, str]] = MappingProxyType({"(": ")", "[": "]", "{": "}"})
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 _BLANKS: Final = str.maketrans("\t\f", "  ")
 _STRINGS: Final = frozenset({"STRING", "LONG_STRING"})
@@ -208,8 +208,8 @@ class Statements:
         node: Node = self._leaf()
         while word.kind not in _STRINGS and self._peek() in _BRACKETS:
             outer = self._in_predicate
-            self._in_predicate |= word.text in RESERVED
-            arguments = self._bracket(comma=self._peek() == "(")
+            self._in_predicate = word.text == "where" or (outer and word.text not in RESERVED)
+            arguments = self._bracket(comma=self._peek() in ("(", "{"))
             self._in_predicate = outer
             node = Row((("", node), ("", arguments)))
         return node
@@ -220,14 +220,29 @@ class Statements:
         elements: list[Node] = []
         while self._peek() != _BRACKETS[opening.flat]:
             self._ends.add(self._next)
-            elements.append(self._element())
+            elements.append(self._element(in_heads=opening.flat == "{"))
             if self._peek() == ",":
                 self._leaf()
         self._ends.add(self._next)
         return bracket(opening, elements, self._leaf(), comma=comma and not self._in_predicate)
 
-    def _element(self) -> Node:
-        """`value`, `name=value`, `name: type` or `name: type = value`."""
+    def _group(self) -> Node:
+        """`slice -> pattern`."""
+        slice_ = ""
+        start = end = self._next
+        while self._peek() != "->":
+            if self._peek() == ":":
+                slice_ += self._leaf().flat
+            else:
+                slice_ += self._expression(0).flat
+            end = self._next - 1
+        self._leaf()
+        return Row((("", Leaf(start, end, slice_)), (" -> ", self._expression(0))))
+
+    def _element(self, *, in_heads: bool = False) -> Node:
+        """`value`, `name=value`, `name: type`, `name: type = value` or `slice -> pattern`."""
+        if in_heads:
+            return self._group()
         parts = [("", self._pattern())]
         equal = "="
         if self._peek() == ":":
@@ -259,7 +274,7 @@ class Statements:
             gap.clear()
             if token - 1 in self._operators:
                 _append(self.gaps[token - 1], moved)
-            elif self._words[token].text in (",", "(", ")", "[", "]"):
+            elif self._words[token].text in (",", "(", ")", "[", "]", "{", "}"):
                 _prepend(self.gaps[token + 1], moved)
             else:
                 following = self.gaps[token + 1]

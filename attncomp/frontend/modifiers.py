@@ -68,7 +68,7 @@ def _positive(name: str, doc: str) -> Parameter:
 
 
 def _tensor(name: str, default: str, doc: str) -> Parameter:
-    return Parameter(name=name, type=str, default=default, is_name=True, doc=doc)
+    return Parameter(name=name, type=str, default=default, names_tensor=True, doc=doc)
 
 
 _ROWS = (

@@ -139,6 +139,13 @@ _ROWS = (
                 choices=GATE_MODES,
                 doc="How the gate enters attention.",
             ),
+            Parameter(
+                name="scores",
+                type=str,
+                default="scores",
+                names_tensor=True,
+                doc="Name of the call's tensor [B, G, Nk] that ranks the keys.",
+            ),
         ),
         soft=True,
         example="sparsek(k=4)",

@@ -7,9 +7,7 @@ mistake in the text is the one reported.
 from __future__ import annotations
 
 import importlib.resources
-import math
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +27,6 @@ from attncomp.errors import (
     quoted,
 )
 from attncomp.frontend import syntax
-from attncomp.frontend.catalog import Value
 from attncomp.frontend.condition_reader import read_condition
 from attncomp.frontend.diagnose import (
     RESERVED,
@@ -41,11 +38,12 @@ from attncomp.frontend.diagnose import (
     unexpected_word,
 )
 from attncomp.frontend.limits import MAX_CHARACTERS, MAX_NESTING
+from attncomp.frontend.literals import integer, literal, signed, string, tensor
 from attncomp.frontend.modifier_reader import check_operands, read_modified
 from attncomp.frontend.syntax import Item, Syntax
 
-_MAX_DIGITS: Final = 400  # a longer literal exceeds every integer parameter and every float
 _COMMENT: Final = re.compile(r"#[^\r\n]*")
+_OPENING: Final = ("LPAR", "LSQB", "LBRACE")
 _PATTERNS: Final = frozenset({"union", "intersection", "difference", "negation", "call"})
 
 _lark: Lark | None = None
@@ -127,7 +125,7 @@ class _Progress:
 
     def check(self, token: Token) -> None:
         """Raises NestingError for one bracket too many, and the errors of reserved words."""
-        opens = token.type in ("LPAR", "LSQB") and self._callee() is None
+        opens = token.type in _OPENING and self._callee() is None
         if opens and len(self.opened) >= MAX_NESTING:
             raise NestingError(_token_span(token, self.source), limit=MAX_NESTING)
         if token.type == "NAME" and token in RESERVED:
@@ -135,9 +133,9 @@ class _Progress:
 
     def advance(self, token: Token) -> None:
         """Notes an accepted token."""
-        if token.type in ("LPAR", "LSQB"):
+        if token.type in _OPENING:
             self.opened.append((token, self._callee()))
-        elif token.type in ("RPAR", "RSQB"):
+        elif token.type in ("RPAR", "RSQB", "RBRACE"):
             self.opened.pop()
         self.last = token
         self.count += 1
@@ -203,7 +201,7 @@ def _item(node: Tree[Token], source: Source) -> Item:
     span = _node_span(node, source)
     match node.data:
         case "doc":
-            return syntax.Doc(_string(cast(Token, node.children[0])), span)
+            return syntax.Doc(string(cast(Token, node.children[0])), span)
         case "import":
             return _import(node, source)
         case "definition":
@@ -244,31 +242,30 @@ def _definition(node: Tree[Token], source: Source) -> syntax.DefinitionSyntax:
 
 
 def _parameter(node: Tree[Token], source: Source) -> syntax.ParameterSyntax:
-    name, kind, *default = node.children
+    name, kind, *rest = cast("list[Any]", node.children)
+    bounds = [part for part in rest if part.data == "bound"]
+    default = rest[len(bounds) :]
     return syntax.ParameterSyntax(
-        _name(cast(Token, name), source),
-        _name(cast(Token, kind), source),
+        _name(name, source),
+        _name(kind, source),
+        tuple(_bound(bound, source) for bound in bounds),
         _arithmetic(cast("Tree[Token]", default[0]), source) if default else None,
         _node_span(node, source),
     )
+
+
+def _bound(node: Tree[Any], source: Source) -> syntax.BoundSyntax:
+    relation, number = cast("tuple[Any, Any]", node.children)
+    return syntax.BoundSyntax(_name(relation, source), signed(number), _node_span(node, source))
 
 
 def _given(node: Tree[Token], source: Source) -> syntax.Given:
     name, value = node.children
     return syntax.Given(
         _name(cast(Token, name), source),
-        _tensor(cast("Tree[Token]", value)),
+        tensor(cast("Tree[Token]", value)),
         _node_span(node, source),
     )
-
-
-def _tensor(node: Tree[Token]) -> syntax.TensorLiteral:
-    """Nested tuples of floats; brackets are at most MAX_NESTING deep."""
-    if node.data == "tensor":
-        return tuple(_tensor(cast("Tree[Token]", child)) for child in node.children)
-    *sign, number = cast("list[Token]", node.children)
-    value = cast("int | float", _literal(number))
-    return (-1 if sign else 1) * (float(value) if value <= sys.float_info.max else math.inf)
 
 
 def _pattern(tree: Tree[Token], source: Source) -> Syntax:
@@ -278,18 +275,43 @@ def _pattern(tree: Tree[Token], source: Source) -> Syntax:
         if node.data == "call":
             done[id(node)] = _reference(node, source), 0
         elif node.data == "where":
-            condition = read_condition(node.children[1], source, _integer)
+            condition = read_condition(node.children[1], source, integer)
             done[id(node)] = syntax.WhereSyntax(condition, _node_span(node, source)), 0
         elif node.data == "modified":
             inner, depth = done.pop(id(node.children[0]))
-            modified = read_modified(
-                node, inner, lambda m: _reference(m, source), _node_span(node, source)
+            span = _node_span(node, source)
+            done[id(node)] = read_modified(node, inner, _reference, source, span), depth
+        elif node.data == "heads":
+            parts = [done.pop(id(group.children[2])) for group in _trees(node)]
+            done[id(node)] = (
+                _heads(node, [part for part, _ in parts], source),
+                1 + max(depth for _, depth in parts),
             )
-            done[id(node)] = modified, depth
         elif node.data in _PATTERNS:
             parts = [done.pop(id(child)) for child in node.children]
             done[id(node)] = _operation(node, parts, source)
     return done[id(tree)][0]
+
+
+def _trees(node: Tree[Token]) -> list[Tree[Token]]:
+    return [child for child in node.children if isinstance(child, Tree)]
+
+
+def _heads(node: Tree[Token], patterns: list[Syntax], source: Source) -> syntax.HeadsSyntax:
+    """`heads{...}` of the patterns of its groups."""
+    slices = [_slice(_trees(group)[0], source) for group in _trees(node)]
+    return syntax.HeadsSyntax(tuple(zip(slices, patterns, strict=True)), _node_span(node, source))
+
+
+def _slice(node: Tree[Token], source: Source) -> syntax.SliceSyntax:
+    ends: list[syntax.Arithmetic | None] = [None, None]
+    place = 0
+    for child in node.children:
+        if isinstance(child, Tree):
+            ends[place] = _arithmetic(child, source)
+        else:
+            place = 1
+    return syntax.SliceSyntax(ends[0], ends[1], not place, _node_span(node, source))
 
 
 def _operation(
@@ -341,7 +363,7 @@ def _arithmetic(node: Tree[Token], source: Source) -> syntax.Arithmetic:
     span = _node_span(node, source)
     match node.data:
         case "literal":
-            return syntax.Literal(_literal(cast(Token, node.children[0])), span)
+            return syntax.Literal(literal(cast(Token, node.children[0])), span)
         case "parameter_name":
             return syntax.ParameterName(str(node.children[0]), span)
         case "minus":
@@ -353,28 +375,6 @@ def _arithmetic(node: Tree[Token], source: Source) -> syntax.Arithmetic:
             operators = cast("list[str]", parts[1::2])
             operands = cast("list[syntax.Arithmetic]", parts[0::2])
             return syntax.Chain(operands[0], tuple(zip(operators, operands[1:], strict=True)), span)
-
-
-def _integer(token: Token) -> int:
-    digits = token.replace("_", "").lstrip("0") or "0"
-    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
-
-
-def _literal(token: Token) -> Value:
-    match token.type:
-        case "INT":
-            return _integer(token)
-        case "FLOAT":
-            return float(token.replace("_", ""))
-        case "STRING":
-            return _string(token)
-        case _:
-            return token.type == "TRUE"
-
-
-def _string(token: Token) -> str:
-    quotes = 3 if token.type == "LONG_STRING" else 1
-    return str(token[quotes:-quotes])
 
 
 def _name(token: Token, source: Source) -> syntax.Name:

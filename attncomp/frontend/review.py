@@ -19,13 +19,15 @@ from attncomp.frontend.predicate import Condition
 from attncomp.frontend.specfile import SpecFile
 from attncomp.frontend.syntax import (
     ArgumentSyntax,
+    Arithmetic,
+    HeadsSyntax,
     ModifiedSyntax,
     Name,
-    Operation,
     ParameterName,
     Reference,
     Syntax,
     WhereSyntax,
+    parts_of,
 )
 
 
@@ -68,6 +70,8 @@ def _checked(
     """The calls in a body, each checked; types: of the parameters, None in an example."""
     for condition in _conditions(body):
         check_names(condition, types)
+    for end in _slice_ends(body):
+        _check_end(end, types)
     for reference in _references(body):
         target = file.scope.find(reference.name)
         _check_arguments(reference, target, types)
@@ -78,29 +82,32 @@ def _checked(
 
 
 def _modifiers(body: Syntax) -> Iterator[Reference]:
-    while isinstance(body, ModifiedSyntax):
+    if isinstance(body, ModifiedSyntax):
         yield from body.modifiers
-        body = body.pattern
+    for part in parts_of(body):
+        yield from _modifiers(part)
 
 
 def _references(body: Syntax) -> Iterator[Reference]:
     if isinstance(body, Reference):
         yield body
-    elif isinstance(body, ModifiedSyntax):
-        yield from _references(body.pattern)
-    elif isinstance(body, Operation):
-        for operand in body.operands:
-            yield from _references(operand)
+    for part in parts_of(body):
+        yield from _references(part)
 
 
 def _conditions(body: Syntax) -> Iterator[Condition]:
     if isinstance(body, WhereSyntax):
         yield body.condition
-    elif isinstance(body, ModifiedSyntax):
-        yield from _conditions(body.pattern)
-    elif isinstance(body, Operation):
-        for operand in body.operands:
-            yield from _conditions(operand)
+    for part in parts_of(body):
+        yield from _conditions(part)
+
+
+def _slice_ends(body: Syntax) -> Iterator[Arithmetic]:
+    if isinstance(body, HeadsSyntax):
+        for place, _ in body.groups:
+            yield from place.ends
+    for part in parts_of(body):
+        yield from _slice_ends(part)
 
 
 def _check_arguments(
@@ -122,6 +129,13 @@ def _check_arguments(
             parameter.check_type(target.name, argument, types[value.name])
         elif not parameter_names(value):
             parameter.check(target.name, argument)
+
+
+def _check_end(end: Arithmetic, types: Mapping[str, type[Value]] | None) -> None:
+    """UnknownParameterError for a name in a slice of heads that is none, as in arguments."""
+    for name in parameter_names(end) if types is not None else ():
+        if types is not None and name.name not in types:
+            raise unknown_parameter(name, types, None)
 
 
 def _argument(
@@ -182,6 +196,9 @@ def _check_parameters(definition: Definition) -> None:
         for argument in reference.arguments:
             for parameter in parameter_names(argument.value):
                 unused.pop(parameter.name, None)
+    for end in _slice_ends(definition.body):
+        for parameter in parameter_names(end):
+            unused.pop(parameter.name, None)
     for condition in _conditions(definition.body):
         for variable in free_names(condition):
             unused.pop(variable.name, None)

@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -30,6 +30,7 @@ from attncomp.errors import (
 )
 from attncomp.frontend import primitives
 from attncomp.frontend.ast import Expr
+from attncomp.frontend.bounds import bounds_of
 from attncomp.frontend.catalog import REQUIRED, Parameter, Primitive, Value, name_hint
 from attncomp.frontend.expand import Definition, bound_argument, evaluate, expand
 from attncomp.frontend.modifiers import modifier_hint
@@ -234,14 +235,13 @@ def _parameter(written: ParameterSyntax, definition: str) -> Parameter:
             name=quoted(written.type.text),
             hint=f"did you mean '{close}'?" if close else None,
         )
-    parameter = Parameter(name=written.name.text, type=kind)
+    minimum, maximum = bounds_of(written, kind)
+    parameter = Parameter(name=written.name.text, type=kind, minimum=minimum, maximum=maximum)
     if written.default is None:
         return parameter
     value = evaluate(written.default, None, None)
     argument = bound_argument(ArgumentSyntax(None, written.default, written.default.span), value)
-    return Parameter(
-        name=written.name.text, type=kind, default=parameter.check(definition, argument)
-    )
+    return replace(parameter, default=parameter.check(definition, argument))
 
 
 def _example(item: ExampleSyntax, scope: FileScope) -> Example:

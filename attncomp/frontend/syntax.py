@@ -1,7 +1,7 @@
 """What a text says, before any name is looked up: patterns with calls, and the items of spec files.
 
-    Syntax = Reference(name, arguments) | WhereSyntax(condition) | Operation(kind, operands)
-           | ModifiedSyntax(pattern, modifiers)
+    Syntax = Reference(name, arguments) | WhereSyntax(condition) | HeadsSyntax(groups)
+           | Operation(kind, operands) | ModifiedSyntax(pattern, modifiers)
     Arithmetic = Literal | ParameterName | Negation | Chain
     Item = Doc | Import | DefinitionSyntax | ExampleSyntax
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal as OneOf
 from typing import TypeAlias
+
+from typing_extensions import assert_never
 
 from attncomp.errors import Span
 from attncomp.frontend.catalog import Value
@@ -110,7 +112,45 @@ class ModifiedSyntax:
     span: Span
 
 
-Syntax: TypeAlias = Reference | WhereSyntax | Operation | ModifiedSyntax
+@dataclass(frozen=True, slots=True)
+class SliceSyntax:
+    """`start:stop`, either of which may lack, or an index: `start` alone, `is_index`."""
+
+    start: Arithmetic | None
+    stop: Arithmetic | None
+    is_index: bool
+    span: Span
+
+    @property
+    def ends(self) -> tuple[Arithmetic, ...]:
+        """The numbers that are written."""
+        return tuple(end for end in (self.start, self.stop) if end is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsSyntax:
+    """`heads{slice -> pattern, ...}`."""
+
+    groups: tuple[tuple[SliceSyntax, Syntax], ...]
+    span: Span
+
+
+Syntax: TypeAlias = Reference | WhereSyntax | HeadsSyntax | Operation | ModifiedSyntax
+
+
+def parts_of(syntax: Syntax) -> tuple[Syntax, ...]:
+    """The patterns that a pattern is made of."""
+    match syntax:
+        case Reference() | WhereSyntax():
+            return ()
+        case Operation():
+            return syntax.operands
+        case HeadsSyntax():
+            return tuple(part for _, part in syntax.groups)
+        case ModifiedSyntax():
+            return (syntax.pattern,)
+        case _:
+            assert_never(syntax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +173,21 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundSyntax:
+    """`>= 1`: a relation, whichever it is, and a number."""
+
+    relation: Name
+    value: int | float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterSyntax:
-    """`name: type` or `name: type = default`."""
+    """`name: type >= minimum <= maximum = default`, of which all but name and type may lack."""
 
     name: Name
     type: Name
+    bounds: tuple[BoundSyntax, ...]
     default: Arithmetic | None
     span: Span
 

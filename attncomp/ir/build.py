@@ -19,6 +19,8 @@ from attncomp.errors import (
     quoted,
 )
 from attncomp.frontend import ast
+from attncomp.frontend.diagnose import RESERVED
+from attncomp.frontend.heads import heads_condition, of_every_head
 from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import VARIABLES, Condition, at
 from attncomp.ir.affine import Drawn, Entry, Top, index, term
@@ -27,7 +29,10 @@ from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.modifiers import check_tensor_names
 from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
 
-CALL_NAMES: Final = ("self", "q", "k", "v", "scale", "return_lse", "heads", "batch")
+CALL_NAMES: Final = (
+    *("self", "q", "k", "v", "scale", "return_lse"),
+    *("heads", "head", "batch", "tile", "ax"),  # of masks and pictures
+)
 _PAST: Final = Interval(0, None)
 
 
@@ -89,28 +94,36 @@ def build(expr: ast.Expr) -> Graph:
 
     Raises SoftComplementError where a complement, or the right side of `-`, holds a selection
     whose gate is not "hard", GateModeError where two selections differ in their gate mode, and for
-    predicates DivisorError, SubscriptError, PredicateRangeError, RankError and TensorNameError.
+    predicates DivisorError, SubscriptError, PredicateRangeError and RankError. TensorNameError for
+    a tensor, of scores or in a predicate, whose name is taken.
     """
+    return _built(expr, expr)
+
+
+def build_all_heads(expr: ast.Expr) -> Graph:
+    """The graph of what all heads attend together, whatever their number.
+
+    Raises the errors of `build`, those for the names of modifiers' tensors included.
+    """
+    return _built(of_every_head(expr), expr)
+
+
+def _built(expr: ast.Expr, whole: ast.Expr) -> Graph:
     graph = Graph()
     graph.set_root(_add(graph, expr))
     _require_one_mode(graph)
-    check_tensor_names(expr, _check_tensors(graph))
+    check_tensor_names(whole, _check_tensors(graph))
     return graph
 
 
 def _add(graph: Graph, expr: ast.Expr) -> NodeId:
     match expr:
         case ast.Call():
-            arguments: dict[str, Any] = dict(expr.arguments)
-            if expr.name in PRIMITIVE_PREDICATES:
-                text = PRIMITIVE_PREDICATES[expr.name].format(**arguments)
-                return _add_condition(graph, ast.Where(at(_condition(text), expr.span), expr.span))
-            if expr.name in EXCLUDED_OPS:
-                rest = graph.add(EXCLUDED_OPS[expr.name](span=expr.span, **arguments))
-                return graph.add(Complement(span=expr.span), [rest])
-            return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
+            return _add_call(graph, expr)
         case ast.Where():
             return _add_condition(graph, expr)
+        case ast.HeadGroups():
+            return _add_groups(graph, expr)
         case ast.Union():
             return graph.add(Union(span=expr.span), [_add(graph, m) for m in expr.members])
         case ast.Intersection():
@@ -125,6 +138,29 @@ def _add(graph: Graph, expr: ast.Expr) -> NodeId:
             return _add(graph, expr.pattern)
         case _:
             assert_never(expr)
+
+
+def _add_call(graph: Graph, expr: ast.Call) -> NodeId:
+    arguments: dict[str, Any] = dict(expr.arguments)
+    if expr.name in PRIMITIVE_PREDICATES:
+        text = PRIMITIVE_PREDICATES[expr.name].format(**arguments)
+        return _add_condition(graph, ast.Where(at(_condition(text), expr.span), expr.span))
+    if expr.name in EXCLUDED_OPS:
+        rest = graph.add(EXCLUDED_OPS[expr.name](span=expr.span, **arguments))
+        return graph.add(Complement(span=expr.span), [rest])
+    return graph.add(PRIMITIVE_OPS[expr.name](span=expr.span, **arguments))
+
+
+def _add_groups(graph: Graph, expr: ast.HeadGroups) -> NodeId:
+    """The union of the members, each where the head is in its group."""
+    members = []
+    for heads, member in expr.groups:
+        node, condition = _add(graph, member), heads_condition(heads)
+        if condition is not None:
+            tests = add_condition(graph, condition, heads.span)
+            node = graph.add(Intersection(span=heads.span), [tests, node])
+        members.append(node)
+    return members[0] if len(members) == 1 else graph.add(Union(span=expr.span), members)
 
 
 @functools.lru_cache(maxsize=256)
@@ -160,11 +196,17 @@ def _require_one_mode(graph: Graph) -> None:
 
 
 def _check_tensors(graph: Graph) -> dict[str, str]:
-    """RankError and TensorNameError for the tensors that tests read; the names in use."""
+    """TensorNameError for names of tensors, RankError for those that tests read; names in use."""
     ops = [graph.op(node) for node in graph.walk()]
-    uses: dict[str, str] = dict.fromkeys(map(str, VARIABLES), "an index of the pair")
+    uses: dict[str, str] = dict.fromkeys(RESERVED, "a reserved word")
+    uses |= dict.fromkeys(map(str, VARIABLES), "an index of the pair")
     uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
-    uses |= {op.scores: "a tensor of scores" for op in ops if isinstance(op, SparseK)}
+    selections = [op for op in ops if isinstance(op, SparseK)]
+    for selection in selections:
+        if selection.scores in uses:
+            name, use = quoted(selection.scores), uses[selection.scores]
+            raise TensorNameError(selection.span, name=name, use=use)
+    uses |= {op.scores: "a tensor of scores" for op in selections}
     entries = [(op, e) for op in ops if isinstance(op, Where) for e in op.value.entries]
     uses |= {e.tensor: "a tensor of scores" for _, e in entries if isinstance(e.table, Top)}
     ranks: dict[str, int] = {}

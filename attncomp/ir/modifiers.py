@@ -15,8 +15,9 @@ query head. Gates are those of the pattern without modifiers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from attncomp.errors import Span, TensorNameError, quoted
 from attncomp.frontend.ast import Expr, Modified
+from attncomp.frontend.heads import modifiers_of_groups
 from attncomp.frontend.modifiers import STANDARD_SLOPES, Modifier
 
 
@@ -91,6 +93,10 @@ class Modifiers:
         """Those of them that a call gives, all of which have a gradient."""
         return self.tensors if self.learned_slopes else self.tensors[self.slopes is not None :]
 
+    def scale_or(self, scale: float) -> float:
+        """The scale of the pattern, else another one."""
+        return scale if self.scale is None else self.scale
+
     @property
     def in_kernels(self) -> Modifiers:
         """Without the scale, which kernels take at run time."""
@@ -114,10 +120,17 @@ NO_MODIFIERS = Modifiers()
 
 def modifiers_of(expr: Expr) -> Modifiers:
     """The modifiers at the top of a pattern."""
-    if not isinstance(expr, Modified):
-        return NO_MODIFIERS
+    return _of(expr.modifiers) if isinstance(expr, Modified) else NO_MODIFIERS
+
+
+def modifiers_by_group(expr: Expr) -> tuple[Modifiers, ...]:
+    """The modifiers of each group of heads; of a pattern without groups its own alone."""
+    return tuple(map(_of, modifiers_of_groups(expr)))
+
+
+def _of(modifiers: Iterable[Modifier]) -> Modifiers:
     values: dict[str, Any] = {}
-    for modifier in expr.modifiers:
+    for modifier in modifiers:
         bound: dict[str, Any] = dict(modifier.arguments)
         match modifier.name:
             case "alibi":
@@ -130,15 +143,19 @@ def modifiers_of(expr: Expr) -> Modifiers:
 
 
 def check_tensor_names(expr: Expr, uses: Mapping[str, str]) -> None:
-    """TensorNameError for a modifier's tensor with a name that has another use."""
+    """TensorNameError for a modifier's tensor with a name that has another use.
+
+    Groups of heads may share a tensor by having the same modifier.
+    """
     known = dict(uses)
-    for modifier in expr.modifiers if isinstance(expr, Modified) else ():
+    for modifier in dict.fromkeys(chain.from_iterable(modifiers_of_groups(expr))):
         name = _tensor_name(modifier)
+        if name is None:
+            continue
         if name in known:
             span: Span | None = modifier.span
             raise TensorNameError(span, name=quoted(name), use=known[name])
-        if name is not None:
-            known[name] = f"the tensor of modifier {quoted(modifier.name)}"
+        known[name] = f"the tensor of modifier {quoted(modifier.name)}"
 
 
 def _tensor_name(modifier: Modifier) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from attncomp.api import CompiledPattern
@@ -15,7 +17,7 @@ class PatternAttention(nn.Module):
 
     heads query heads of head_dim (dim / heads unless given) share kv_heads KV heads (GQA; heads
     unless given). The first rotary_dim dimensions of queries and keys carry rotary positions
-    (head_dim unless given, 0 for none). A pattern that selects by scores gets them from
+    (head_dim unless given, 0 for none). A pattern that selects by one tensor of scores gets it from
     score_network, called with x, by default a linear `ScoreNetwork` for score_groups groups
     (kv_heads unless given); other patterns have no score network. backend as in
     `attncomp.compile`.
@@ -57,6 +59,11 @@ class PatternAttention(nn.Module):
     def _score_network(
         self, dim: int, groups: int | None, given: ScoreNetwork | None
     ) -> ScoreNetwork | None:
+        if len(self.attention.tensors) > 1 or self.attention.integer_tensors:
+            raise ValueError(
+                f"pattern: expected one tensor of scores at most, found "
+                f"{', '.join(self.attention.tensors)} in '{self.attention}'"
+            )
         if not self.selects:
             if groups is not None or given is not None:
                 raise ValueError(
@@ -80,8 +87,9 @@ class PatternAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, dim] -> [B, N, dim]; ValueError for another shape."""
-        query, key, value, scores = self._inputs(x)
-        attended = self.attention(query, key, value, scores=scores)  # [B, H, N, D]
+        query, key, value, given = self._inputs(x)
+        scores: dict[str, Any] = given
+        attended = self.attention(query, key, value, **scores)  # [B, H, N, D]
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def mask(self, x: Tensor) -> Tensor:
@@ -89,13 +97,11 @@ class PatternAttention(nn.Module):
 
         x as in `forward`.
         """
-        scores = self._inputs(x)[3]
-        if scores is None:
-            return self.attention.mask(x.shape[1])
-        return self.attention.mask(x.shape[1], scores=scores)
+        scores: dict[str, Any] = self._inputs(x)[3]
+        return self.attention.mask(x.shape[1], **scores)
 
-    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Query [B, H, N, D], key and value [B, Hk, N, D], scores [B, G, N]."""
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Query [B, H, N, D], key and value [B, Hk, N, D], scores [B, G, N] by their name."""
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"x: expected [B, N, {self.dim}], found {list(x.shape)}")
         split = (-1, self.head_dim)
@@ -104,9 +110,10 @@ class PatternAttention(nn.Module):
             for projection in (self.query, self.key, self.value)
         )
         network = self.score_network
-        scores = None
+        scores = {}
         if network is not None:
-            scores = network(x, key) if network.key_norm else network(x)
+            (name,) = self.attention.tensors
+            scores[name] = network(x, key) if network.key_norm else network(x)
         return rotate(query, self.rotary_dim), rotate(key, self.rotary_dim), value, scores
 
 

@@ -13,7 +13,8 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, TensorShapeError
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.ir.build import build
+from attncomp.frontend.heads import at_head, has_groups, least_heads, with_heads
+from attncomp.ir.build import build, build_all_heads
 from attncomp.ir.graph import Graph
 from attncomp.ir.oracle import tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
@@ -44,6 +45,7 @@ def pictured(
     *,
     tile: int | tuple[int, int] | None = None,
     head: int = 0,
+    heads: int | None = None,
     batch: int = 0,
     seed: int = 0,
     name: str | None = None,
@@ -53,35 +55,50 @@ def pictured(
     Scores of keys or blocks that are not among `tensors` are standard normal from `seed`, which the
     caption says. n_queries: None for the least of a few lengths at which the pattern shows its
     sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
-    batch choose one of as many heads and rows of the batch as the tensors have. name: what the
+    batch choose one of as many heads and rows of the batch as the tensors have; heads: how many a
+    pattern with groups of heads has, by default the fewest that fit. name: what the
     caption calls the pattern, its canonical text if not given.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
     """
-    plan, pattern = lower(expr, _PROBLEM), to_text(expr)
+    pattern, tensors = to_text(expr), {} if tensors is None else tensors
+    name = pattern if name is None else name
+    if has_groups(expr):
+        expr, heads = _one_head(expr, head, heads, tensors, pattern)
+        name += f", head {head} of {heads}"
+    plan = lower(expr, _PROBLEM)
     n_queries = _length(plan) if n_queries is None else checked_length("n_queries", n_queries)
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
-    tensors = {} if tensors is None else tensors
     graph = build(expr)
     shapes = _score_shapes(graph, n_keys)
     drawn = [score for score in shapes if score not in tensors]
     given = {**_normal(shapes, seed), **tensors}
-    checked, sizes, place = _checked(graph, pattern, given, n_keys, head, batch)
-    caption = f"gate of {name or pattern}: {n_queries} queries (down) by {n_keys} keys (right)"
+    checked, sizes, place = _checked(graph, pattern, given, n_keys, head, batch, heads)
+    caption = f"gate of {name}: {n_queries} queries (down) by {n_keys} keys (right)"
     if drawn:
         caption += f"; {', '.join(drawn)} standard normal, seed {seed}"
+    side = _tile(tile, n_keys)
     return picture(
-        graph,
-        plan,
-        n_queries,
-        n_keys,
-        checked,
-        sizes,
-        place,
-        tile=_tile(tile, n_keys),
-        caption=caption,
+        graph, plan, n_queries, n_keys, checked, sizes, place, tile=side, caption=caption
     )
+
+
+def _one_head(
+    expr: Expr, head: int, heads: int | None, tensors: Mapping[str, Tensor], pattern: str
+) -> tuple[Expr, int]:
+    """The pattern of one of some heads, and how many there are.
+
+    heads: None for the fewest that fit the groups and the tensors and hold that head.
+    """
+    graph = build_all_heads(expr)
+    if heads is None:
+        asked = _index("head", head, None, pattern)
+        count = least_size(graph, tensor_entries(graph), tensors, "h")
+        heads = least_heads(expr, count, asked)
+    heads = checked_length("heads", heads)
+    head = _index("head", head, heads, pattern)
+    return at_head(with_heads(expr, heads, pattern), head), heads
 
 
 def _needed_scores(graph: Graph) -> list[str]:
@@ -104,7 +121,13 @@ def _score_shapes(graph: Graph, n_keys: int) -> dict[str, tuple[int, ...]]:
 
 
 def _checked(
-    graph: Graph, pattern: str, given: Mapping[str, Tensor], n_keys: int, head: int, batch: int
+    graph: Graph,
+    pattern: str,
+    given: Mapping[str, Tensor],
+    n_keys: int,
+    head: int,
+    batch: int,
+    n_heads: int | None,
 ) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
     """The tensors as kernels read them, how many heads and rows there are, and one of each."""
     entries, asked = tensor_entries(graph), bare_indices(graph)
@@ -117,7 +140,9 @@ def _checked(
         return max(count, place + 1), place
 
     rows, row = chosen("batch", "b", batch)
-    heads, head = chosen("head", "h", head)
+    if n_heads is None:
+        n_heads, head = chosen("head", "h", head)
+    heads = n_heads
     sizes = Sizes(rows, heads, n_keys)
     checked = checked_inputs(given, tensor_names(graph), entries, sizes, pattern)
     checked = with_all_heads(checked, entries, heads)

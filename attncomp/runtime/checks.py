@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from attncomp import knobs
 from attncomp.errors import (
     MissingTensorError,
     OptionError,
@@ -229,16 +230,33 @@ def check_learned(name: str, tensor: Tensor, width: int | None, pattern: str, q:
     _check_real(name, tensor, pattern)
 
 
-def checked_scale(scale: object, head_dim: int, pattern: str, *, own: float | None = None) -> float:
+def check_options(backend: str | None, options: Mapping[str, object]) -> None:
+    """OptionError for options of `compile` that there are not, and for such a backend."""
+    if options:
+        found = _unknown(next(iter(options)), ("backend", "library"))
+        raise OptionError(subject="compile", expected="option 'backend' or 'library'", found=found)
+    if backend is not None and backend not in knobs.BACKENDS:
+        *others, last = knobs.BACKENDS
+        raise OptionError(
+            subject="backend",
+            expected=f"{', '.join(others)} or {last}",
+            found=_unknown(backend, knobs.BACKENDS),
+        )
+
+
+def _unknown(name: object, known: tuple[str, ...]) -> str:
+    close = suggest(name, known) if isinstance(name, str) else None
+    return f"{name!r}" + (f" (did you mean '{close}'?)" if close is not None else "")
+
+
+def checked_scale(scale: object, head_dim: int, pattern: str, *, own: bool = False) -> float:
     """The scale as a float, 1 / sqrt(D) for None; OptionError unless it is a finite number.
 
-    own: that of the pattern, with which a call has none.
+    own: whether the pattern or one of its groups has a scale, with which a call gives none.
     """
-    if own is not None:
-        if scale is not None:
-            expected = "none, as the pattern has its own"
-            raise OptionError(subject="scale", expected=expected, found=scale, pattern=pattern)
-        return own
+    if own and scale is not None:
+        expected = "none, as the pattern has its own"
+        raise OptionError(subject="scale", expected=expected, found=scale, pattern=pattern)
     if scale is None:
         return head_dim**-0.5
     found: object = type(scale).__name__

@@ -51,6 +51,21 @@ def _atomics(plan: KernelPlan) -> str:
     return "no atomics" if plan.modifiers.bias is None else "atomics add integers alone"
 
 
+def explain_groups(
+    plans: Mapping[str, KernelPlan],
+    pattern: str,
+    tensors: Mapping[str, str],
+    *,
+    dense: bool = False,
+) -> str:
+    """The plans of a pattern with groups of heads in words, each below its slice of heads."""
+    parts = [f"pattern      {pattern}\n"]
+    for heads, plan in plans.items():
+        read = {name: tensors[name] for name in tensors if name in (*plan.scores, *plan.tensors)}
+        parts.append(f"heads {heads}\n{explain(plan, plan.pattern, read, dense=dense)}")
+    return "\n".join(parts)
+
+
 def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
     for number, sweep in enumerate(plan.all_sweeps):
         limit = _limit(plan, sweep)

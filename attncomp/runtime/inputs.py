@@ -14,7 +14,7 @@ from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
 from attncomp.frontend.modifiers import STANDARD_SLOPES
 from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, Top, index
 from attncomp.ir.graph import Graph
-from attncomp.ir.modifiers import Learned, Modifiers, standard_slopes
+from attncomp.ir.modifiers import Learned, standard_slopes
 from attncomp.ir.ops import SparseK, Where
 from attncomp.runtime.checks import (
     SCORE_DTYPES,
@@ -98,15 +98,25 @@ def learned_text(width: int | None) -> str:
     return "[Hq]" if width is None else f"[Hq, {width}]"
 
 
-def modifier_state(modifiers: Modifiers, tensors: Mapping[str, Tensor], q: Tensor) -> list[Tensor]:
-    """The tensors of modifiers as kernels read them: contiguous, float32 (float64 for float64)."""
+def modifier_state(names: Sequence[str], tensors: Mapping[str, Tensor], q: Tensor) -> list[Tensor]:
+    """The tensors of modifiers as kernels read them: contiguous, float32 (float64 for float64).
+
+    Standard slopes are those of q's heads, unless q has some of a call's heads alone and they are
+    given.
+    """
     real = torch.float64 if q.dtype == torch.float64 else torch.float32
     return [
-        standard_slopes(operator.index(q.shape[1]), dtype=real, device=q.device)
-        if name == STANDARD_SLOPES
+        all_slopes(q)
+        if name == STANDARD_SLOPES and name not in tensors
         else tensors[name].detach().to(real).contiguous()
-        for name, _ in modifiers.tensors
+        for name in names
     ]
+
+
+def all_slopes(q: Tensor) -> Tensor:
+    """The standard slopes [Hq] of a call, float32 (float64 for float64)."""
+    real = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return standard_slopes(operator.index(q.shape[1]), dtype=real, device=q.device)
 
 
 def _score_layout(sizes: Sizes, q: Tensor | None) -> str:

@@ -174,11 +174,20 @@ def selected_keys(evict: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]
     return compact(kept_between(evict, start, stop))
 
 
-def sum_of_units(parts: Tensor, evict: Tensor, clock: int, n_queries: int) -> Tensor:
-    """Sum per-unit gate gradients [B, U, Nk] into groups [B, G, Nk]; rows never written count 0."""
-    batch, groups, n_keys = evict.shape
-    total = parts.view(batch, groups, -1, n_keys).sum(dim=2)
-    return torch.where(kept_between(evict, -clock, n_queries - clock), total, 0.0)
+def sum_of_units(
+    parts: Tensor, evict: Tensor, clock: int, n_queries: int, groups: int | None = None
+) -> Tensor:
+    """Sum per-unit gate gradients [B, U, Nk] into groups [B, G, Nk]; rows never written count 0.
+
+    evict is that of the selection whose keys were walked; groups: G of another score tensor.
+    """
+    batch, walked, n_keys = evict.shape
+    kept = kept_between(evict, -clock, n_queries - clock)
+    if groups in (None, walked):
+        total = parts.view(batch, walked, -1, n_keys).sum(dim=2)
+        return torch.where(kept, total, 0.0)
+    units = torch.where(kept[:, :, None], parts.view(batch, walked, -1, n_keys), 0.0)
+    return units.view(batch, groups, -1, n_keys).sum(dim=2)
 
 
 def threshold_gradient(

@@ -163,3 +163,26 @@ def _is_interpreting() -> bool:
     from triton import knobs as triton_knobs
 
     return bool(triton_knobs.runtime.interpret)
+
+
+def local_problem(backend: str | None) -> Problem:
+    """A usual problem on this machine."""
+    return usual_problem(backend, on_gpu=torch.cuda.is_available())
+
+
+def usual_problem(backend: str | None, *, on_gpu: bool) -> Problem:
+    """A usual problem: bfloat16 and D = 128 for Triton, float32 and 64 for torch.
+
+    Triton is for this machine's GPU, or for sm_90 where it is asked for and there is none.
+    """
+    on_triton = backend == "triton" or (backend is None and on_gpu)
+    target = target_of(torch.device("cuda", 0)) if on_gpu else "sm_90" if on_triton else "cpu"
+    size = 128 if on_triton else 64
+    return Problem(
+        backend="triton" if on_triton else "torch",
+        target=target,
+        dtype="bfloat16" if on_triton else "float32",
+        head_dim=size,
+        value_dim=size,
+        unit_heads=4,
+    )

@@ -111,7 +111,7 @@ lifetime, prefix_lm, random_blocks, sparsek, strided, topk_blocks, window
         error: positional argument of sparsek stands behind a keyword argument
          --> <spec>:1:14
           | sparsek(k=8, 1)
-          |              ^ the signature is sparsek(k, lag=0, gate="key_value")
+          |              ^ the signature is sparsek(k, lag=0, gate="key_value", scores="scores")
         """,
     ),
     (
@@ -121,7 +121,8 @@ lifetime, prefix_lm, random_blocks, sparsek, strided, topk_blocks, window
         error: sparsek needs argument 'k'
          --> <spec>:1:21
           | full | sparsek(lag=2)
-          |                     ^ the signature is sparsek(k, lag=0, gate="key_value")
+          |                     ^ the signature is sparsek(k, lag=0, gate="key_value", \
+scores="scores")
         """,
     ),
     (

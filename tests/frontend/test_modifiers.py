@@ -131,7 +131,7 @@ MISTAKES = {
         "did you mean 'slopes'?",
     ),
     "full with alibi(slopes='a b')": (
-        "argument 'slopes' of alibi must be a name of letters, digits and '_', found 'a b'",
+        "argument 'slopes' of alibi must be a name: letters, digits and _, found 'a b'",
         "'a b'",
         None,
     ),

@@ -34,8 +34,8 @@ def window(size: int) -> Call:
     return Call("window", (("size", size),))
 
 
-def sparsek(k: int, lag: int = 0, gate: str = "key_value") -> Call:
-    return Call("sparsek", (("k", k), ("lag", lag), ("gate", gate)))
+def sparsek(k: int, lag: int = 0, gate: str = "key_value", scores: str = "scores") -> Call:
+    return Call("sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", scores)))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_dump() -> None:
     text = "sparsek(k=8) | ~(window(4) - full) & causal"
     assert dump(parse(text)).splitlines() == [
         "Union",
-        '  Call sparsek k=8 lag=0 gate="key_value"',
+        '  Call sparsek k=8 lag=0 gate="key_value" scores="scores"',
         "  Intersection",
         "    Complement",
         "      Difference",
@@ -169,6 +169,7 @@ CALLS = st.one_of(
         st.integers(1, MAX_INTEGER),
         st.integers(0, MAX_INTEGER),
         st.sampled_from(["key_value", "value", "hard", "straight_through", "logit"]),
+        st.sampled_from(["scores", "near"]),
     ),
 )
 
@@ -228,7 +229,7 @@ def test_signature() -> None:
     assert PRIMITIVES["first"].signature == "first(count)"
     both = "window(size) or window(before=0, after=0)"
     assert PRIMITIVES["window"].signature == both
-    assert PRIMITIVES["sparsek"].signature == 'sparsek(k, lag=0, gate="key_value")'
+    assert PRIMITIVES["sparsek"].signature == 'sparsek(k, lag=0, gate="key_value", scores="scores")'
 
 
 SCALED = Primitive(

@@ -35,8 +35,7 @@ from attncomp.ir.ops import (
 )
 from attncomp.ir.oracle import gate_matrix, gate_mode, projection
 
-FULL = Box()
-CAUSAL = Box(distance=Interval(0, None))
+FULL, CAUSAL = Box(), Box(distance=Interval(0, None))
 
 
 def window(size: int) -> Box:
@@ -58,7 +57,7 @@ def prefix_gates(u: tuple[float, ...], k: int) -> tuple[float, ...]:
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if sum(clipped(middle)) >= k else (low, middle)
-    return tuple(float(m) for m in clipped(low))
+    return tuple(map(float, clipped(low)))
 
 
 def selected_keys(u: list[float], k: int) -> set[int]:
@@ -89,9 +88,11 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
             return min(pair_gate(left, pair, u, given), 1 - pair_gate(right, pair, u, given))
         case ast.Complement(operand=operand):
             return 1 - pair_gate(operand, pair, u, given)
-    if "blocks" in expr.name:
-        return block_gate(expr, pair, given)
-    return call_gate(expr, pair.q, pair.k, u)
+        case ast.HeadGroups(groups=groups):
+            ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
+            return pair_gate(member, pair, u, given)
+    is_table = "blocks" in expr.name
+    return block_gate(expr, pair, given) if is_table else call_gate(expr, pair.q, pair.k, u)
 
 
 def block_gate(call: ast.Call, pair: Pair, given: dict[str, Any]) -> float:

@@ -19,6 +19,7 @@ from attncomp.frontend.ast import (
     Complement,
     Difference,
     Expr,
+    HeadGroups,
     Intersection,
     Union,
     Where,
@@ -138,6 +139,9 @@ def respell(draw: st.DrawFn, expr: Expr) -> Expr:
             result = Intersection(tuple(Complement(respell(draw, m)) for m in members))
         case Complement(operand=operand):
             result = Complement(respell(draw, operand))
+        case HeadGroups(groups=groups):
+            shuffled = draw(st.permutations(groups))
+            result = HeadGroups(tuple((heads, respell(draw, part)) for heads, part in shuffled))
     if draw(st.integers(0, 4)) == 0:
         extra = draw(st.sampled_from(("full", "causal")))
         return Union((result, Intersection((result, Call(extra, ())))))

@@ -69,7 +69,8 @@ def test_every_pattern_is_there() -> None:
 
 
 def test_one_entry() -> None:
-    found = entry(output("--catalogue", "--mask", "6"), 'sparsek(k, lag=0, gate="key_value")')
+    signature = 'sparsek(k, lag=0, gate="key_value", scores="scores")'
+    found = entry(output("--catalogue", "--mask", "6"), signature)
     head, drawing = found.split("\n\n")
     assert head == dedent("""\
         The k highest-scored keys of the prefix, gated by SparseK (arXiv 2406.16747).
@@ -77,6 +78,7 @@ def test_one_entry() -> None:
           lag: int, at least 0, default 0. Positions by which selection trails the query.
           gate: str, one of "key_value", "value", "hard", "straight_through", "logit", \
 default "key_value". How the gate enters attention.
+          scores: str, default "scores". Name of the call's tensor [B, G, Nk] that ranks the keys.
         (a primitive)""")
     caption, *rows = drawing.splitlines()
     assert caption == (
@@ -119,7 +121,7 @@ def test_a_library_of_the_user(tmp_path: Path) -> None:
 
 
 def test_a_seed_is_for_the_scores() -> None:
-    signature = 'sparsek(k, lag=0, gate="key_value")'
+    signature = 'sparsek(k, lag=0, gate="key_value", scores="scores")'
     shown = [entry(output("--catalogue", "--seed", seed), signature) for seed in "01"]
     assert shown[0].splitlines()[-1] != shown[1].splitlines()[-1]
 
