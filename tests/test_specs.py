@@ -87,14 +87,14 @@ def test_mistakes_after_expansion_show_the_calls_too() -> None:
 
 def test_mistakes_in_predicates_show_the_calls_too(tmp_path: Path) -> None:
     path = tmp_path / "my.attn"
-    path.write_text("pattern blocks(size: int) = where(q // size >= k // size)", encoding="utf-8")
+    path.write_text("pattern tiers(size: int) = where(q // size >= k // size)", encoding="utf-8")
     with pytest.raises(attncomp.errors.DivisorError) as caught:
-        attncomp.load(path).compile("full | blocks(size=0)")
+        attncomp.load(path).compile("full | tiers(size=0)")
     assert str(caught.value).splitlines()[4:] == [
-        "in blocks(size=0), called here:",
+        "in tiers(size=0), called here:",
         " --> <spec>:1:8",
-        "  | full | blocks(size=0)",
-        "  |        ^^^^^^^^^^^^^^",
+        "  | full | tiers(size=0)",
+        "  |        ^^^^^^^^^^^^^",
     ]
 
 

@@ -89,7 +89,10 @@ def test_opcheck(spec: str, dtype: torch.dtype, generator: torch.Generator) -> N
     learned = list(tensors.values())
     text = (str(pattern), problem_text("torch", q, k, v, scores))
     state = OPS.select(scores, 20, *text) if scores else []
-    state = [*state, *modifier_state(pattern._modifiers, tensors, q)]
+    state = [
+        *state,
+        *modifier_state([name for name, _ in pattern.plan.modifiers.tensors], tensors, q),
+    ]
     torch.library.opcheck(OPS.attend.default, (q, k, v, [*scores, *learned], state, 0.3, *text))
     out, lse = OPS.attend(q, k, v, [*scores, *learned], state, 0.3, *text)
     saved = [t.detach() for t in (q, k, v, out, lse)]
