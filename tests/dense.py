@@ -131,7 +131,7 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "documents": drawn(3, s.batch, s.n_keys).sort(1).values,  # [B, Nk]
         "lengths": drawn(s.n_keys + 1, s.batch),  # [B]
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
-        "tiles": drawn(2, 1, 9, 9).int(),  # [1, Nq / 5, Nk / 5]
+        "tiles": drawn(2, 1, -(-s.n_keys // 5), -(-s.n_keys // 5)),  # [1, Nk / 5, Nk / 5]
         **block_tensors(shape, generator),
     }
 
