@@ -194,7 +194,7 @@ class CompiledPattern:
         Hk divides Hq; D and Dv are in 16..256; query i stands at position i + Nk - Nq. The dtype
         is float16, bfloat16, float32 or, on backends torch and reference, float64; under
         torch.autocast q, k and v are cast to its dtype. Strides are any with a last one of 1.
-        Scores are [B, G, Nk], G dividing Hq, of any floating dtype; scale defaults to 1 / sqrt(D).
+        Scores are [B, G, Nk], G dividing Hq, of any floating dtype.
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.

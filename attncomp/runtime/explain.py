@@ -61,7 +61,8 @@ def explain_groups(
     """The plans of a pattern with groups of heads in words, each below its slice of heads."""
     parts = [f"pattern      {pattern}\n"]
     for heads, plan in plans.items():
-        read = {name: tensors[name] for name in tensors if name in (*plan.scores, *plan.tensors)}
+        names = {*plan.scores, *plan.inputs, *(name for name, _ in plan.modifiers.learned)}
+        read = {name: shape for name, shape in tensors.items() if name in names}
         parts.append(f"heads {heads}\n{explain(plan, plan.pattern, read, dense=dense)}")
     return "\n".join(parts)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
-from attncomp.runtime.checks import check_device, name_of
+from attncomp.runtime.checks import check_device, check_given, check_layout, name_of
 
 LENGTHS: Final = "cu_seqlens"
 IDS: Final = "documents"
@@ -35,6 +35,9 @@ def with_documents(
         raise OptionError(
             subject=LENGTHS, expected=f"none beside '{IDS}'", found="both", pattern=pattern
         )
+    check_given(LENGTHS, lengths, "[D + 1]", pattern)
+    if lengths.layout is not torch.strided:
+        check_layout(LENGTHS, lengths, pattern)
     if lengths.ndim != 1 or lengths.shape[0] < 2:
         raise TensorShapeError(
             subject=LENGTHS,

@@ -291,3 +291,13 @@ def test_pictures_draw_one_head() -> None:
     assert len(later.titles) == 2 and ", head 6 of 8:" in later.caption
     with pytest.raises(OptionError, match="head: expected an index from 0 to 7, found 8"):
         pictured(attncomp.compile(SOFT)._expr, 16, head=8, heads=8)
+
+
+def test_explaining_names_what_each_group_reads() -> None:
+    """Scores, masks of blocks that are walked, and tensors of modifiers, each with its group."""
+    text = "heads{0:4 -> (blocks(16) & causal with sink), 4: -> sparsek(k=4)}"
+    lines = attncomp.compile(text).explain().splitlines()
+    assert [line.split(None, 1)[1] for line in lines if line.startswith("tensors")] == [
+        "q, k, v, block_mask [B or 1, H dividing Hq, Nk / 16, Nk / 16], sink [Hq]",
+        "q, k, v, scores [B, G, Nk]",
+    ]

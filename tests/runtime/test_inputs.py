@@ -209,6 +209,11 @@ def test_cumulative_lengths_are_documents(dtype: torch.dtype, generator: torch.G
             {"cu_seqlens": integers(3), "documents": integers(1, 10)},
             "cu_seqlens: expected none beside 'documents', found both",
         ),
+        ({"cu_seqlens": [0, 10]}, "cu_seqlens: expected tensor [D + 1], found list"),
+        (
+            {"cu_seqlens": integers(3).to_sparse()},
+            "cu_seqlens: expected layout strided, found sparse_coo",
+        ),
         (
             {"cu_seqlens": integers(1)},
             "cu_seqlens: expected shape [D + 1] with D >= 1, found [1]",
