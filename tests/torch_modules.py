@@ -95,12 +95,7 @@ def _tiled(plan: KernelPlan, tile: tuple[int, int], full_tiles: bool) -> KernelP
 
 def kernels_of(plan: KernelPlan) -> Kernels:
     """The functions of the plan's modules."""
-
-    def load(module_plan: KernelPlan) -> Kernels:
-        module = module_of(module_plan)
-        return Kernels(module.select, module.forward, module.backward)
-
-    return composed(plan, load)
+    return composed(plan, lambda module_plan: Kernels.of(module_of(module_plan)))
 
 
 def run_module(

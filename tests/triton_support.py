@@ -115,12 +115,7 @@ def load_plan(plan: KernelPlan) -> ModuleType:
 
 def kernels_of(plan: KernelPlan) -> Kernels:
     """The functions of the plan's modules."""
-
-    def load(module_plan: KernelPlan) -> Kernels:
-        module = load_plan(module_plan)
-        return Kernels(module.select, module.forward, module.backward)
-
-    return composed(plan, load)
+    return composed(plan, lambda module_plan: Kernels.of(load_plan(module_plan)))
 
 
 def run_plan(plan: KernelPlan, inputs: Inputs, scale: float, *, with_lse: bool = True) -> Result:

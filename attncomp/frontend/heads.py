@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any
 
 from typing_extensions import assert_never
 
@@ -29,15 +29,11 @@ from attncomp.frontend.predicate import (
     Condition,
     Entry,
     Integer,
-    Negative,
-    Not,
     Number,
-    Or,
     Variable,
+    with_parts,
 )
 from attncomp.frontend.slices import HeadSlice
-
-P = TypeVar("P", "Condition", "Integer")
 
 
 def groups_of(expr: Expr) -> Iterator[HeadGroups]:
@@ -173,24 +169,14 @@ def from_head(expr: Expr, first: int, sliced: Collection[tuple[str, int]]) -> Ex
     sliced: tensors with the place of a subscript h, which stays, since their entries start there.
     """
 
-    def shift(node: P) -> P:
-        match node:
-            case Compare() | Arithmetic():
-                return replace(node, left=shift(node.left), right=shift(node.right))
-            case And() | Or():
-                return replace(node, parts=tuple(map(shift, node.parts)))
-            case Not() | Negative():
-                return replace(node, operand=shift(node.operand))
-            case Entry():
-                places = enumerate(node.indices)
-                indices = tuple(i if (node.tensor, p) in sliced else shift(i) for p, i in places)
-                return replace(node, indices=indices)
-            case Number():
-                return node
-            case Variable():
-                return node if node.name != "h" else _sum(node, first)
-            case _:
-                assert_never(node)
+    def shift(node: Condition | Integer) -> Any:
+        if isinstance(node, Variable):
+            return node if node.name != "h" else _sum(node, first)
+        if isinstance(node, Entry):
+            places = enumerate(node.indices)
+            indices = tuple(i if (node.tensor, p) in sliced else shift(i) for p, i in places)
+            return replace(node, indices=indices)
+        return with_parts(node, shift)
 
     if isinstance(expr, Where):
         return Where(shift(expr.condition), expr.span) if first else expr

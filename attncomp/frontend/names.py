@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Final, TypeVar
-
-from typing_extensions import assert_never
+from typing import Any, Final
 
 from attncomp.errors import (
     AmbiguousNameError,
@@ -19,23 +16,16 @@ from attncomp.errors import (
 from attncomp.frontend.catalog import Value, value_text
 from attncomp.frontend.predicate import (
     VARIABLES,
-    And,
-    Arithmetic,
-    Compare,
     Condition,
-    Entry,
     Integer,
     Negative,
-    Not,
     Number,
-    Or,
     Variable,
     children,
+    with_parts,
 )
 
 _INDICES: Final = frozenset(VARIABLES)
-
-P = TypeVar("P", "Condition", "Integer")
 
 
 def free_names(condition: Condition) -> Iterator[Variable]:
@@ -76,26 +66,14 @@ def resolved(condition: Condition, values: Mapping[str, Value] | None) -> Condit
     Raises the errors of `check_names`, and ArithmeticTypeError for a value that is no integer.
     """
     check_names(condition, values)
-    return condition if values is None else _with_values(condition, values)
+    found: Condition = condition if values is None else _with_values(condition, values)
+    return found
 
 
-def _with_values(node: P, values: Mapping[str, Value]) -> P:
-    match node:
-        case Compare() | Arithmetic():
-            left, right = _with_values(node.left, values), _with_values(node.right, values)
-            return replace(node, left=left, right=right)
-        case And() | Or():
-            return replace(node, parts=tuple(_with_values(part, values) for part in node.parts))
-        case Not() | Negative():
-            return replace(node, operand=_with_values(node.operand, values))
-        case Entry():
-            return replace(node, indices=tuple(_with_values(i, values) for i in node.indices))
-        case Number():
-            return node
-        case Variable():
-            return _value(node, values)
-        case _:
-            assert_never(node)
+def _with_values(node: Condition | Integer, values: Mapping[str, Value]) -> Any:
+    if isinstance(node, Variable):
+        return _value(node, values)
+    return with_parts(node, lambda part: _with_values(part, values))
 
 
 def _value(variable: Variable, values: Mapping[str, Value]) -> Integer:

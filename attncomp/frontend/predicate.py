@@ -10,6 +10,7 @@ comparison.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
@@ -178,14 +179,23 @@ def extent_of(condition: Condition) -> tuple[int, int]:
 
 def at(node: Node, span: Span | None) -> Node:
     """The same predicate with all of its parts at one place."""
-    parts: dict[str, Any] = {"span": span}
-    for name in ("left", "right", "operand"):
-        if hasattr(node, name):
-            parts[name] = at(getattr(node, name), span)
-    for name in ("parts", "indices"):
-        if hasattr(node, name):
-            parts[name] = tuple(at(part, span) for part in getattr(node, name))
-    return replace(node, **parts)
+    return replace(with_parts(node, lambda part: at(part, span)), span=span)
+
+
+def with_parts(node: Node, step: Callable[[Any], Any]) -> Node:
+    """The node with what `step` makes of its parts in their place."""
+    made: Any = node
+    match made:
+        case Compare() | Arithmetic():
+            made = replace(made, left=step(made.left), right=step(made.right))
+        case And() | Or():
+            made = replace(made, parts=tuple(map(step, made.parts)))
+        case Entry():
+            made = replace(made, indices=tuple(map(step, made.indices)))
+        case Not() | Negative():
+            made = replace(made, operand=step(made.operand))
+    result: Node = made
+    return result
 
 
 def children(node: Condition | Integer) -> tuple[Condition | Integer, ...]:

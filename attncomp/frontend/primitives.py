@@ -33,6 +33,9 @@ def _count(name: str, doc: str, *, minimum: int = 1, default: int | None = None)
     )
 
 
+_STEP: Final = _count("step", "Distance between neighbouring keys.")
+_BLOCK: Final = _count("size", "Positions of a block; the first starts at position 0.")
+
 _ROWS = (
     Primitive(name="full", doc="Every key."),
     Primitive(name="causal", doc="Keys at or before the query's position: k <= q."),
@@ -64,14 +67,14 @@ _ROWS = (
         name="dilated",
         parameters=(
             _count("size", "Keys attended, the query's own included."),
-            _count("step", "Distance between neighbouring keys."),
+            _STEP,
         ),
         doc="Every `step`-th key back from the query's, `size` in all: a window with gaps.",
         example="dilated(4, 3)",
     ),
     Primitive(
         name="strided",
-        parameters=(_count("step", "Distance between neighbouring keys."),),
+        parameters=(_STEP,),
         doc="Every `step`-th key back from the query's: (q - k) % step == 0 and k <= q.",
         example="strided(4)",
     ),
@@ -97,7 +100,7 @@ _ROWS = (
     ),
     Primitive(
         name="blocks",
-        parameters=(_count("size", "Positions of a block; the first starts at position 0."),),
+        parameters=(_BLOCK,),
         doc="Blocks of pairs that a mask has: block_mask[b, h, q // size, k // size] != 0.",
         example="blocks(4)",
         given={"block_mask": [[[[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]]]},
@@ -106,7 +109,7 @@ _ROWS = (
         name="topk_blocks",
         parameters=(
             _count("k", "Blocks chosen for a block of queries."),
-            _count("size", "Positions of a block; the first starts at position 0."),
+            _BLOCK,
         ),
         doc="The k highest-scored blocks of keys up to the query's own, by block_scores.",
         example="topk_blocks(k=2, size=4)",
@@ -121,7 +124,7 @@ _ROWS = (
                 maximum=128,  # a mask compares a key's block with each
                 doc="Blocks drawn for a block of queries, perhaps one more than once.",
             ),
-            _count("size", "Positions of a block; the first starts at position 0."),
+            _BLOCK,
             _count("seed", "Chooses among the draws.", minimum=0, default=0),
         ),
         doc="Random blocks of keys, the same for all heads (BigBird, arXiv 2007.14062).",

@@ -86,11 +86,11 @@ def _modified(logits: Tensor, modifiers: Modifiers, tensors: Mapping[str, Tensor
     key = torch.arange(n_keys, device=logits.device)
     position = torch.arange(n_queries, device=logits.device)[:, None] + n_keys - n_queries
     distance = position - key  # [Nq, Nk]
-    if modifiers.slopes == STANDARD_SLOPES:
-        slopes = standard_slopes(heads, dtype=logits.dtype, device=logits.device)
-        logits = logits - slopes[:, None, None] * distance.abs()
-    elif modifiers.slopes is not None:
-        slopes = tensors[modifiers.slopes].to(logits.dtype)
+    if modifiers.slopes is not None:
+        if modifiers.slopes == STANDARD_SLOPES:
+            slopes = standard_slopes(heads, dtype=logits.dtype, device=logits.device)
+        else:
+            slopes = tensors[modifiers.slopes].to(logits.dtype)
         logits = logits - slopes[:, None, None] * distance.abs()
     if modifiers.bias is not None:
         most = modifiers.bias.size - 1

@@ -29,7 +29,7 @@ class Walk:
 
 def walkable(requirement: Requirement) -> bool:
     """Whether the pairs that meet a requirement are those of blocks that can be listed."""
-    return not requirement.holds and _block_size(requirement) is not None
+    return _block_size(requirement) is not None
 
 
 def walk_of(sweep: Sweep) -> tuple[Walk, Requirement] | None:
@@ -37,8 +37,6 @@ def walk_of(sweep: Sweep) -> tuple[Walk, Requirement] | None:
     if sweep.gathered:
         return None
     for requirement in sweep.condition[0]:
-        if not walkable(requirement):
-            continue
         size = _block_size(requirement)
         if size is not None and all(requirement in other for other in sweep.condition):
             entry = requirement.test.value.entries[0]
@@ -53,10 +51,10 @@ def without(condition: Condition, met: Requirement) -> Condition:
 
 
 def _block_size(requirement: Requirement) -> int | None:
-    """The size of the blocks that a test `entry == 0` is about; None for any other test."""
+    """The size of the blocks for which an entry is not 0; None for any other requirement."""
     test = requirement.test
     entry = next(iter(test.value.entries), None)
-    if test.relation != "==" or entry is None or test.value != term(entry):
+    if requirement.holds or test.relation != "==" or entry is None or test.value != term(entry):
         return None
     if len(entry.indices) < 2:
         return None

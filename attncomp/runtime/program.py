@@ -58,8 +58,7 @@ def program(pattern: str, problem: str, device: torch.device) -> Program:
 def _kernels(plan: KernelPlan) -> Kernels:
     """The functions of the module of a plan without strided parts."""
     key = cache_key(plan_text(plan), plan.problem.target)
-    module = load_generated(default_cache(), key, lambda: render(plan))
-    return Kernels(module.select, module.forward, module.backward)
+    return Kernels.of(load_generated(default_cache(), key, lambda: render(plan)))
 
 
 @functools.cache

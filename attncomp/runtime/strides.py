@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -28,6 +29,10 @@ class Kernels(NamedTuple):
     select: Callable[..., tuple[Tensor, ...]]
     forward: Forward
     backward: Backward
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Kernels:
+        return cls(module.select, module.forward, module.backward)
 
 
 @dataclass(frozen=True)

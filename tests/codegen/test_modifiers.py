@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ interpreting = [
 ]
 
 
-def marked(test):  # type: ignore[no-untyped-def]
+def marked(test: Callable[..., None]) -> Callable[..., None]:
     """The test with all of `interpreting`."""
     for mark in interpreting:
         test = mark(test)
