@@ -23,6 +23,7 @@ from attncomp.frontend.parser import parse
 from attncomp.ir.affine import Drawn
 from attncomp.ir.build import build
 from attncomp.ir.oracle import tensor_entries
+from attncomp.runtime.extents import Call
 from attncomp.runtime.launch import inverse_lists
 from attncomp.runtime.tables import BlockParts, block_lists, block_state, draws, with_all_heads
 
@@ -190,7 +191,7 @@ def test_a_million_positions_need_little() -> None:
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        state = block_state(BlockParts.of(plan), {}, 4, n_keys, CPU)
+        state = block_state(BlockParts.of(plan), Call(1, 4, 2, n_keys, n_keys, CPU, {}))
         best = min(best, time.perf_counter() - start)
     assert sum(tensor.nbytes for tensor in state) < 1 << 20
     assert best < 0.05
