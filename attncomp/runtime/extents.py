@@ -1,9 +1,10 @@
 """Extents: how far a sweep's conditions let each query and each key reach, read from tensors.
 
 The keys of a query that meet `F(q) + G(k) + c >= 0`, or `== 0`, stand side by side once the keys
-are sorted by G. One sort of the keys and a search for each query tell which of them is the first
-and which the last, and whether all keys in between are among them; queries of a key likewise. That
-takes O(N log N) time and O(N) memory, on the tensors' device, and waits for nothing.
+are sorted by G, and those of `!= 0` around others. One sort of the keys and a search for each query
+tell which of them is the first and which the last, and whether all keys in between are among them;
+queries of a key likewise. That takes O(N log N) time and O(N) memory, on the tensors' device, and
+waits for nothing.
 """
 
 from __future__ import annotations
@@ -132,32 +133,40 @@ def _reached(
     part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
 ) -> Reached:
     """For each given position the sought ones that meet a requirement with it."""
-    value = part.test.value if part.holds else -part.test.value - constant(1)
+    value, equality = part.test.value, part.test.relation == "=="
+    if not part.holds and not equality:
+        value = -value - constant(1)
     ranked = value.part({sought})
     ranks, places = _evaluated(ranked, sought, call).sort(dim=-1, stable=True)
-    wanted = _evaluated(ranked - value, given, call)  # ranked == wanted, or ranked >= wanted
+    wanted = _evaluated(ranked - value, given, call)  # ranked ==, != or >= wanted
     rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
     ranks, places = (t.expand(*rows, -1).contiguous() for t in (ranks, places))
     wanted = wanted.expand(*rows, -1).contiguous()
-    begin, count = torch.searchsorted(ranks, wanted), ranks.shape[-1]
-    if part.test.relation == "==":
-        end = torch.searchsorted(ranks, wanted, right=True)
-        first, last = places, places
-    else:
-        end = torch.full_like(begin, count)
-        # the least and largest place from each rank on
-        first = places.flip(-1).cummin(-1).values.flip(-1)
-        last = places.flip(-1).cummax(-1).values.flip(-1)
-    lower = first.gather(-1, begin.clamp(max=count - 1))
-    upper = last.gather(-1, _last_rank(part, begin, end).clamp(0, count - 1)) + 1
-    met = end - begin
+    count, begin = ranks.shape[-1], torch.searchsorted(ranks, wanted)
+    end = torch.searchsorted(ranks, wanted, right=True) if equality else begin
+    if equality and part.holds:
+        lower = places.gather(-1, begin.clamp(max=count - 1))
+        upper = places.gather(-1, (end - 1).clamp(min=0)) + 1
+        met = end - begin
+    else:  # those from a rank on, or those before and behind the equal ones
+        begin = begin if equality else torch.zeros_like(begin)
+        before, behind = _ends_before(places), _ends_before(places.flip(-1))
+        lower, upper = (
+            choose(of_before.gather(-1, begin), of_behind.gather(-1, count - end))
+            for choose, of_before, of_behind in zip(
+                (torch.minimum, torch.maximum), before, behind, strict=True
+            )
+        )
+        met = begin + count - end
     lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
     return _emptied(lower, upper, met == upper - lower, count)
 
 
-def _last_rank(part: Requirement, begin: Tensor, end: Tensor) -> Tensor:
-    """The rank at which the last place stands: of equal ranks places ascend."""
-    return end - 1 if part.test.relation == "==" else begin
+def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last + 1 of the places [..., N] before each of N + 1 ranks."""
+    nowhere = (1, 0)
+    first = torch.nn.functional.pad(places.cummin(-1).values, nowhere, value=places.shape[-1])
+    return first, torch.nn.functional.pad(places.cummax(-1).values + 1, nowhere)
 
 
 def _evaluated(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor:

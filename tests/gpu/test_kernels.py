@@ -78,6 +78,18 @@ CASES = [
     ("strided(7) | window(20)", BF16, GQA, 1, 64, 64, (*LENGTHS, 8192)),
     ("dilated(300, 4) | sparsek(k=64, lag=1300)", FP16, MQA, 1, 80, 128, LENGTHS),
     ("documents & causal | first(4)", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("documents", FP16, MHA, 1, 64, 64, LENGTHS),
+    ("where(k < lengths[b]) | causal", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("where(q < until[b, h, k]) & causal | window(30)", BF16, GQA, 1, 64, 64, LENGTHS),
+    (
+        "where(segment[q] != segment[k] or until[b, h, k] > q) & causal",
+        BF16,
+        MQA,
+        1,
+        80,
+        80,
+        LENGTHS,
+    ),
     ("full", BF16, MHA, 1, 64, 64, LENGTHS),
     ("full", FP16, MQA, 1, 128, 128, LENGTHS),
 ]

@@ -39,6 +39,9 @@ PATTERNS = {
     "where(t[b, q] == t[b, k] or rare[b, k] == 1)": {"t": "sorted", "rare": "rare"},
     "where(t[b, q // 4] * 2 <= s[k] % 5 + n - h)": {"t": "sorted", "s": "one row"},
     "where(rare[b, q] == 1) & causal": {"rare": "rare"},
+    "where(rare[b, k])": {"rare": "rare"},
+    "where(t[b, q] != t[b, k]) & causal": {"t": "sorted"},
+    "where(t[b, q] != t[b, k] * 2 - 3)": {"t": "shuffled"},
     "where(t[b, q + 3] - t[b, q] != s[k] and h * rare[b, k] >= 2)": {
         "t": "sorted",
         "s": "one row",

@@ -1,8 +1,8 @@
 """Which requirements leave a tile a range of positions that only tensors of the call can tell.
 
-In `F(q) + G(k) + c >= 0`, or `== 0`, with entries of run-time tensors in F or G, the keys of a
-query are those with a G beyond, or equal to, what F is there. Sorted by G they stand side by side,
-so one sort tells for every query which is the first of them and which the last.
+In `F(q) + G(k) + c >= 0`, `== 0` or `!= 0`, with entries of run-time tensors in F or G, the keys of
+a query are those with a G beyond, equal to or other than what F is there. One sort by G tells for
+every query which is the first of them and which the last.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ def read_at_run_time(requirement: Requirement) -> bool:
     >>> own, other = (term(Entry("ids", (index("b"), index(side)))) for side in ("q", "k"))
     >>> read_at_run_time(Requirement(Where(relation="==", value=own - other), True))
     True
-    >>> read_at_run_time(Requirement(Where(relation="==", value=own - other), False))
+    >>> pair = term(Entry("mask", (index("q"), index("k"))))
+    >>> read_at_run_time(Requirement(Where(relation="==", value=pair), False))
     False
     """
-    test = requirement.test
-    if test.relation == "==" and not requirement.holds:
-        return False
-    entries = test.value.entries
-    apart = test.value.part({"q"}).part({"k"})
-    return bool(entries) and not apart.terms and all(entry.table is None for entry in entries)
+    value = requirement.test.value
+    of_pairs = value.part({"q"}).part({"k"})
+    given = [entry.table is None for entry in value.entries]
+    return bool(given) and all(given) and not of_pairs.terms
 
 
 def extent_of(condition: Condition) -> Condition:
