@@ -1,13 +1,14 @@
 """How many keys a query attends in a sweep: a mean over the queries of a call.
 
 What the bounds of a range tell is counted exactly, at any length in O(1) a query; so is what a test
-of a remainder leaves of a range. Other tests of positions are evaluated pair by pair, for a sample
-of the queries where they are more. Where tensors of the call decide, there is a limit alone.
+of a remainder leaves of a range, and what is outside of one. Other tests of positions are evaluated
+pair by pair, for a sample of the pairs where they are more. Where tensors of the call decide, there
+is a limit alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ from attncomp.ir.walk import Walk
 from attncomp.runtime.key_ranges import CPU, key_ends, listed_blocks, value_of
 from attncomp.runtime.tables import block_lists
 
-SAMPLED_PAIRS: Final = 1 << 20
-_FEWEST_QUERIES: Final = 16
+_SAMPLED_PAIRS: Final = 1 << 20
+_SAMPLED_KEYS: Final = 1 << 8  # of a query
 _GOLDEN: Final = (5**0.5 - 1) / 2
 
 
@@ -134,30 +135,70 @@ def _comb(part: Requirement) -> _Comb | None:
             return None
 
 
-def _of_a_range(sweep: SweepPlan, query: Tensor) -> Tensor | None:
-    """How many keys each of all queries [N] attends, where they are a range or a comb in one.
+def _asking(sweep: SweepPlan, query: Tensor) -> Tensor:
+    """Which of all queries [N] pass the tests of q alone in any alternative of the condition."""
+    at: dict[IndexName, Tensor] = {"q": query, "n": torch.tensor(len(query))}
+    asking = torch.zeros_like(query, dtype=torch.bool)
+    for alternative in sweep.condition:
+        every = torch.ones_like(asking)
+        for part in filter(_is_of_query, alternative):
+            value = value_of(part.test.value, at)
+            every &= ((value == 0) if part.test.relation == "==" else (value >= 0)) == part.holds
+        asking |= every
+    return asking
 
-    For a single query the bounds of a range hold no key that its tests rule out.
-    """
-    combs = [comb for comb in map(_comb, sweep.condition[0]) if comb is not None]
-    others = (tuple(part for part in sweep.condition[0] if _comb(part) is None),)
-    known = bounds_of(sweep.box[0], others).full_keys is not None
-    if len(sweep.condition) > 1 or len(combs) > 1 or not known:
+
+def _is_of_query(part: Requirement) -> bool:
+    return part.test.value.indices <= {"q", "n"}
+
+
+def _of_a_range(sweep: SweepPlan, query: Tensor) -> Tensor | None:
+    """How many keys each of all queries [N] attends, where ranges and combs of keys tell it."""
+    if len(sweep.condition) > 1:
         return None
-    lower, width = _range(sweep.box[0], others, query)
+    parts = tuple(part for part in sweep.condition[0] if not _is_of_query(part))
+    found = _left(sweep.box[0], parts, query)
+    return None if found is None else torch.where(_asking(sweep, query), found, 0)
+
+
+def _left(box: Box, parts: tuple[Requirement, ...], query: Tensor) -> Tensor | None:
+    """How many keys of a box requirements leave each query [N]; None where ranges do not tell it.
+
+    For a single query the bounds of a range hold no key that its tests rule out. One comb may be
+    within them; keys that must not be in a range are those without it less those in it.
+    """
+    unequal = [p for p in parts if p.test.relation == "==" and not p.holds and _comb(p) is None]
+    if unequal:
+        rest = tuple(part for part in parts if part is not unequal[0])
+        every = _left(box, rest, query)
+        equal = _left(box, (*rest, replace(unequal[0], holds=True)), query)
+        return None if every is None or equal is None else every - equal
+    combs = [comb for comb in map(_comb, parts) if comb is not None]
+    others = (tuple(part for part in parts if _comb(part) is None),)
+    if len(combs) > 1 or bounds_of(box, others).full_keys is None:
+        return None
+    lower, width = _range(box, others, query)
     return combs[0].among(query, lower, width) if combs else width
 
 
 def _of_pairs(sweep: SweepPlan, query: Tensor) -> Mean:
-    """The keys attended among those that the bounds leave each of all queries [N], pair by pair."""
+    """The keys attended among those that the bounds leave each of all queries [N], pair by pair.
+
+    Of more than `_SAMPLED_KEYS` keys one of each equal share is looked at, and stands for it.
+    """
     lower, width = _range(sweep.box[0], sweep.condition, query)
-    place = torch.arange(max(1, int(width.max())))
-    some = _sample(len(query), len(place))
-    total = 0
-    for one in some.split(max(1, SAMPLED_PAIRS // len(place))):
-        met = _meets(sweep, one, lower[one, None] + place, len(query))
-        total += int((met & (place < width[one, None])).sum())
-    return Mean(total / len(some), "about" if len(some) < len(query) else "")
+    asking = query[_asking(sweep, query)]
+    widest = max(1, int(width.max()))
+    place = torch.arange(min(widest, _SAMPLED_KEYS))
+    some = asking[_sample(len(asking), _SAMPLED_PAIRS // len(place))]
+    share = (width[some, None].double() / len(place)).clamp(min=1)
+    shift = (place + some[:, None]) * _GOLDEN % 1  # another one for each query
+    offset = ((place + torch.where(share > 1, shift, 0)) * share).long()
+    met = _meets(sweep, some, lower[some, None] + offset, len(query))
+    total = float(((met & (offset < width[some, None])) * share).sum())
+    sampled = widest > len(place) or len(some) < len(asking)
+    mean = total / max(1, len(some)) * len(asking) / len(query)
+    return Mean(mean, "about" if sampled else "")
 
 
 def _of_drawn_blocks(sweep: SweepPlan, walk: Walk, n_keys: int) -> Mean:
@@ -166,22 +207,16 @@ def _of_drawn_blocks(sweep: SweepPlan, walk: Walk, n_keys: int) -> Mean:
     count = spans[0, 0, :, 1] - spans[0, 0, :, 0]
     listed = lists[0, 0].view(len(count), -1).long()
     place = torch.arange(listed.shape[1] * walk.size)
-    some = _sample(n_keys, len(place))
-    total = 0
-    for one in some.split(max(1, SAMPLED_PAIRS // len(place))):
-        block = one[:, None] // walk.size
-        key = listed[block, place // walk.size] * walk.size + place % walk.size
-        inside = (place // walk.size < count[block]) & (key < n_keys)
-        total += int((_meets(sweep, one, key, n_keys) & inside).sum())
+    some = _sample(n_keys, max(1, _SAMPLED_PAIRS // len(place)))
+    block = some[:, None] // walk.size
+    key = listed[block, place // walk.size] * walk.size + place % walk.size
+    inside = (place // walk.size < count[block]) & (key < n_keys)
+    total = int((_meets(sweep, some, key, n_keys) & inside).sum())
     return Mean(total / len(some), "about" if len(some) < n_keys else "")
 
 
-def _sample(count: int, width: int) -> Tensor:
-    """All of `count` queries, or one of each equal share, at varying places so as to fit no period.
-
-    width: the pairs that each of them takes.
-    """
-    size = max(_FEWEST_QUERIES, SAMPLED_PAIRS // width)
+def _sample(count: int, size: int) -> Tensor:
+    """All of `count` places, or one of each of `size` equal shares, at no regular distances."""
     if size >= count:
         return torch.arange(count)
     share = torch.arange(size, dtype=torch.float64)
