@@ -95,15 +95,17 @@ def _sweep_rows(plan: KernelPlan, lengths: Sequence[int], dense: bool) -> Iterat
         classes = f" in classes modulo {sweep.step}" if sweep.step > 1 else ""
         yield f"sweep {number}", f"{sweep.label}{classes}; {keys}{gate}"
         for length, visits in zip(lengths, last.get(number, ()), strict=False):
+            growth = _growth(plan, [plan.all_sweeps[one] for one in visits.sweeps])
             # The same at any length, but for the queries at the start that see fewer keys.
-            if limit is None or length == lengths[-1]:
-                yield f"  N = {length}", _visits(visits, _growth(limit, sweep), dense)
+            if growth != "O(1)" or length == lengths[-1]:
+                yield f"  N = {length}", _visits(visits, growth, dense)
 
 
-def _growth(limit: int | None, sweep: SweepPlan) -> str:
-    if limit is not None:
+def _growth(plan: KernelPlan, sweeps: Sequence[SweepPlan]) -> str:
+    """How the keys that a query visits in sweeps of one step grow with the length."""
+    if all(_limit(plan, sweep) is not None for sweep in sweeps):
         return "O(1)"
-    return "O(N)" if sweep.step == 1 else f"O(N / {sweep.step})"
+    return "O(N)" if sweeps[0].step == 1 else f"O(N / {sweeps[0].step})"
 
 
 def _visits(visits: Visits, growth: str, dense: bool) -> str:

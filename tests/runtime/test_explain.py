@@ -87,13 +87,19 @@ def test_counts(pattern: str, lines: list[str]) -> None:
     assert counted(pattern) == lines
 
 
-def test_strided_sweeps_of_one_step_are_counted_together() -> None:
-    explained = attncomp.compile("dilated(600, 4) | strided(4) - window(5000)", backend="torch")
-    lines = explained.explain(n_keys=6000).splitlines()
+@pytest.mark.parametrize(
+    ("pattern", "others"),
+    [
+        ("dilated(600, 4) | strided(4) - window(5000)", "sweep 0"),
+        ("strided(4) & where(k >= 4000 or 3000 <= q - k < 5400)", "sweep 0 and 1"),
+    ],
+)
+def test_strided_sweeps_of_one_step_are_counted_together(pattern: str, others: str) -> None:
+    lines = attncomp.compile(pattern, backend="torch").explain(n_keys=6000).splitlines()
     (place,) = [place for place, line in enumerate(lines) if line.startswith("  N = ")]
-    assert lines[place - 2].startswith("sweep 0 ") and lines[place - 1].startswith("sweep 1 ")
+    assert lines[place - 1].startswith(f"sweep {1 + int(others[-1])} ")
     assert re.fullmatch(
-        r"  N = 6000   with sweep 0: visits \d+ keys a query, attends \d+ \(\d\d\.\d %\): "
+        rf"  N = 6000   with {others}: visits \d+ keys a query, attends \d+ \(\d\d\.\d %\): "
         r"O\(N / 4\) a query",
         lines[place],
     )
