@@ -23,7 +23,7 @@ from attncomp.runtime.values import value_of
 
 
 class Reached(NamedTuple):
-    """Positions [lower, upper) of the other side for each position, [B', H', N] int64.
+    """Positions [lower, upper) of the other side for each position, [B', H', N] int32.
 
     solid: whether all positions in between are reached. Where none is, lower is their number and
     upper 0.
@@ -73,7 +73,7 @@ def extent_tables(extent: Condition, call: Call) -> list[Tensor]:
     for sought, given in sides:
         found = _joined([_met(parts, sought, given, call) for parts in extent])
         lower, upper, solid = _of_kv_heads(found, call)
-        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2).int())
+        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2))
     return tables
 
 
@@ -123,33 +123,47 @@ def _reached(
     part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
 ) -> Reached:
     """For each given position the sought ones that meet a requirement with it."""
+    places, begin, end = _ranked(part, sought, given, call)
+    count = places.shape[-1]
+    if part.test.relation == "==" and part.holds:
+        lower = _at(places, begin.clamp(max=count - 1))
+        upper = _at(places, (end - 1).clamp(min=0)) + 1
+        met = end - begin
+    else:
+        lower, upper = (_at(ends, count - end) for ends in _ends_before(places.flip(-1)))
+        met = count - end
+        if part.test.relation == "==":  # those before the equal ones as well as those behind
+            first, last = (_at(ends, begin) for ends in _ends_before(places))
+            lower, upper = torch.minimum(lower, first), torch.maximum(upper, last)
+            met = met + begin
+    lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
+    return _emptied(lower, upper, met == upper - lower, count)
+
+
+def _ranked(
+    part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sought places by rank, and where the ranks equal to each given position's begin and end.
+
+    Of a test `>= 0` both are where those begin that meet it.
+    """
     value, equality = part.test.value, part.test.relation == "=="
     if not part.holds and not equality:
         value = -value - constant(1)
     ranked = value.part({sought})
-    ranks, places = _evaluated(ranked, sought, call).sort(dim=-1, stable=True)
-    wanted = _evaluated(ranked - value, given, call)  # ranked ==, != or >= wanted
+    sides = (ranked, sought), (ranked - value, given)
+    narrow = max(side.reach for side, _ in sides) <= torch.iinfo(torch.int32).max
+    ranks, wanted = (_evaluated(*side, call, narrow=narrow) for side in sides)
     rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
-    ranks, places = (t.expand(*rows, -1).contiguous() for t in (ranks, places))
-    wanted = wanted.expand(*rows, -1).contiguous()
-    count, begin = ranks.shape[-1], torch.searchsorted(ranks, wanted)
-    end = torch.searchsorted(ranks, wanted, right=True) if equality else begin
-    if equality and part.holds:
-        lower = places.gather(-1, begin.clamp(max=count - 1))
-        upper = places.gather(-1, (end - 1).clamp(min=0)) + 1
-        met = end - begin
-    else:  # those from a rank on, or those before and behind the equal ones
-        begin = begin if equality else torch.zeros_like(begin)
-        before, behind = _ends_before(places), _ends_before(places.flip(-1))
-        lower, upper = (
-            choose(of_before.gather(-1, begin), of_behind.gather(-1, count - end))
-            for choose, of_before, of_behind in zip(
-                (torch.minimum, torch.maximum), before, behind, strict=True
-            )
-        )
-        met = begin + count - end
-    lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
-    return _emptied(lower, upper, met == upper - lower, count)
+    ranks, places = ranks.sort(dim=-1, stable=True)
+    ranks, places, wanted = (t.expand(*rows, -1).contiguous() for t in (ranks, places, wanted))
+    begin = torch.searchsorted(ranks, wanted, out_int32=True)
+    end = torch.searchsorted(ranks, wanted, out_int32=True, right=True) if equality else begin
+    return places.int(), begin, end
+
+
+def _at(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor.gather(-1, index.long())
 
 
 def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +173,11 @@ def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.nn.functional.pad(places.cummax(-1).values + 1, nowhere)
 
 
-def _evaluated(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor:
-    """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N]."""
+def _evaluated(value: Affine, side: Literal["q", "k"], call: Call, *, narrow: bool) -> Tensor:
+    """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N].
+
+    int32 if narrow, else int64.
+    """
     indices: dict[IndexName, Tensor] = {
         side: call.position(side),
         "h": torch.arange(_rows(value, "h", call.heads, call), device=call.device)[:, None],
@@ -169,7 +186,7 @@ def _evaluated(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor:
     }
     found = value_of(value, indices, lambda entry: _entry(entry, indices, call.tensors))
     shape = torch.broadcast_shapes(found.shape, (1, 1, indices[side].shape[0]))
-    return found.expand(shape)
+    return (found.int() if narrow else found).expand(shape)
 
 
 def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
