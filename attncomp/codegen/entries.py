@@ -16,7 +16,7 @@ from attncomp.codegen.expressions import (
 )
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
-from attncomp.ir.affine import Drawn, Entry, IndexName, index
+from attncomp.ir.affine import Drawn, Entry, IndexName, Passing, index
 
 _QUERY_MAJOR: Final = "[:, None]"
 
@@ -103,6 +103,8 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
             block = subscript_text(entry.indices[1], names, TRITON)
             drawn = " | ".join(f"({load.value} == {block})" for load in loads)
             values[entry] = f"({drawn}).to(tl.int32)"
+        elif isinstance(entry.table, Passing):
+            values[entry] = f"product * scale >= {values[entry]}"
     return {**names, **values}
 
 
@@ -167,10 +169,18 @@ def torch_names(sweep: SweepPlan) -> Names:
         "n": "tile.n_keys",
     }
     for entry in condition_entries(sweep.condition):
+        if isinstance(entry.table, Passing):
+            names[entry] = f"product >= {pointer(entry.name)}[tile.head]"
+            continue
         positions = (subscript_text(position, names, TORCH) for position in entry.indices)
         function = "drawn" if isinstance(entry.table, Drawn) else "entry"
         names[entry] = f"{function}({pointer(entry.name)}, {', '.join(positions)})"
     return names
+
+
+def compares(sweep: SweepPlan) -> bool:
+    """Whether a sweep's condition asks for the logits of pairs."""
+    return any(isinstance(e.table, Passing) for e in condition_entries(sweep.condition))
 
 
 def spreads(sweep: SweepPlan) -> bool:

@@ -131,6 +131,21 @@ _ROWS = (
         example="random_blocks(count=2, size=4)",
     ),
     Primitive(
+        name="threshold",
+        parameters=(
+            Parameter(
+                name="theta",
+                type=str,
+                default="theta",
+                names_tensor=True,
+                doc="Name of the call's tensor [Hq] of thresholds.",
+            ),
+        ),
+        doc="The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].\n"
+        "Takes `theta` [Hq], floats. A mask is drawn from `logits` [B or 1, Hq, Nq, Nk] as well.",
+        given={"theta": [0.5]},
+    ),
+    Primitive(
         name="sparsek",
         parameters=(
             _count("k", "Keys selected for a query."),
