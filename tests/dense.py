@@ -17,6 +17,7 @@ from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import Op
 from attncomp.ir.reference import reference_attention
+from attncomp.runtime.inputs import as_thresholds
 from attncomp.runtime.tables import BlockParts, block_state
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -120,11 +121,17 @@ def random_inputs(
 
 
 def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random tensors of all the shapes that tests of pairs ask for: integers, and block_scores."""
+    """Random tensors of all the shapes that tests of pairs ask for.
+
+    Integers, block_scores, and thresholds with the logits that masks compare with them.
+    """
     s = shape
 
     def drawn(high: int, *size: int) -> Tensor:
         return torch.randint(0, max(high, 1), size, generator=generator, dtype=torch.int32)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
 
     return {
         "segment": drawn(3, s.n_keys).long(),  # [Nk]
@@ -133,7 +140,28 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
         "tiles": drawn(2, 1, -(-s.n_keys // 5), -(-s.n_keys // 5)),  # [1, Nk / 5, Nk / 5]
         **block_tensors(shape, generator),
+        "theta": normal(s.query_heads),
+        "logits": normal(s.batch, s.query_heads, s.n_queries, s.n_keys),
     }
+
+
+def apart(inputs: Inputs, scale: float) -> Inputs:
+    """The same with thresholds that rounding in float32 keeps on their side of every logit.
+
+    Each stands in the middle of one of the widest gaps between the logits of its head.
+    """
+    shared = inputs.q.shape[1] // inputs.k.shape[1]
+    logits = scale * inputs.q.double() @ inputs.k.double().repeat_interleave(shared, 1).mT
+    theta = []
+    for row in logits.transpose(0, 1).flatten(1).cpu():
+        ordered = torch.nn.functional.pad(row.sort().values, (1, 1))
+        ordered[0], ordered[-1] = ordered[1] - 1, ordered[-2] + 1
+        place = len(ordered) // 4  # the ends have the widest ones
+        middle = ordered[place : len(ordered) - place]
+        widest = middle.diff().argmax()
+        theta.append(middle[widest : widest + 2].mean())
+    given = {**inputs.given, "theta": torch.stack(theta).to(inputs.q.device)}
+    return replace(inputs, given=given)
 
 
 def block_tensors(
@@ -150,7 +178,8 @@ def block_tensors(
 def blocks_of(plan: KernelPlan, inputs: Inputs) -> list[Tensor]:
     """What kernels read beside selections: integer tensors, and lists of blocks."""
     heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
-    return block_state(BlockParts.of(plan), inputs.given, heads, n_keys, inputs.q.device)
+    given = {**inputs.given, "theta": as_thresholds(inputs.given["theta"], inputs.q)}
+    return block_state(BlockParts.of(plan), given, heads, n_keys, inputs.q.device)
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:

@@ -18,13 +18,14 @@ class SweepView:
     which pairs count; reads: these and the source. mask: the condition of a pair as an expression
     over `distance`, `key`, `tile` and `selected_<i>`, "" for none; residual: the part of it that
     full blocks need not evaluate; spread: the condition that differs from head to head or from row
-    to row of the batch; decided: a condition over `product` too, in the place of it. gates: selections whose gates the pair's gate is made of, () where
-    only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
-    gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
-    keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
-    looked for that need no mask. located: whether modifiers need to know the keys of a list.
-    tensors: names of the integer tensors that `spread` or the mask reads. walk: the number of the walk
-    that lists the sweep's keys, None for none.
+    to row of the batch; decided: in the place of it, a condition over the pair's `product` as well.
+    gates: selections whose gates the pair's gate is made of, () where only their choice matters.
+    gate: the pair's gate over `m<i>`. owners: per selection, when its gate is the pair's. weighted:
+    whether the forward's scores or weights depend on the gate. keyed: whether the gates need to
+    know the block's keys. full_tiles: whether some blocks are looked for that need no mask.
+    located: whether modifiers or products' conditions need to know the keys of a list. tensors:
+    names of the tensors that the mask or `spread` reads. walk: the number of the walk that lists
+    the sweep's keys, None for none.
     """
 
     index: int

@@ -24,7 +24,7 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.ir.affine import Drawn
+from attncomp.ir.affine import Drawn, Passing
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Condition, SparseK
@@ -60,7 +60,7 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     query = torch.arange(n_queries)[:, None] + offset
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
     state = block_state(BlockParts.of(plan), tensors, HEADS, n_keys, torch.device("cpu"))
-    tables = dict(zip(plan.tensors, state, strict=False))
+    tables = dict(zip(plan.tensors, state, strict=False)) | {"logits": tensors["logits"]}
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
     for sweep in plan.all_sweeps:
@@ -105,6 +105,9 @@ def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor
         if isinstance(entry.table, Drawn):
             chosen = (table[:, None] == torch.arange(table.shape[0])[:, None]).any(-1)
             table = chosen.long()
+        if isinstance(entry.table, Passing):
+            values[f"entry_{number}"] = tensors["logits"] >= table[places[0]]
+            continue
         values[f"entry_{number}"] = entry_of(table, places)
     text = condition_text(condition, names, TORCH)
     return eval(text, {}, values) if text else torch.tensor(True)

@@ -91,6 +91,9 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
         case ast.HeadGroups(groups=groups):
             ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
             return pair_gate(member, pair, u, given)
+    if expr.name == "threshold":
+        logit = float(given["logits"].tensor[pair.b, pair.h, pair.q - pair.n, pair.k])
+        return float(logit >= float(given["theta"].tensor[pair.h]))
     is_table = "blocks" in expr.name
     return block_gate(expr, pair, given) if is_table else call_gate(expr, pair.q, pair.k, u)
 
