@@ -138,11 +138,10 @@ _ROWS = (
                 type=str,
                 default="theta",
                 names_tensor=True,
-                doc="Name of the call's tensor [Hq] of thresholds.",
+                doc="Name of the call's tensor [Hq] of thresholds, floats.",
             ),
         ),
-        doc="The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].\n"
-        "Takes `theta` [Hq], floats. A mask is drawn from `logits` [B or 1, Hq, Nq, Nk] as well.",
+        doc="The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].",
         given={"theta": [0.5]},
     ),
     Primitive(

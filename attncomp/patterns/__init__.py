@@ -68,6 +68,7 @@ from attncomp.patterns.shipped import (
     sparse_transformer_strided,
     sparsek_window,
     streaming_llm,
+    top_theta,
     tree,
 )
 
@@ -114,6 +115,7 @@ __all__ = [
     "streaming_llm",
     "strided",
     "threshold",
+    "top_theta",
     "topk_blocks",
     "tree",
     "where",

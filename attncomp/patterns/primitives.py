@@ -152,12 +152,12 @@ def random_blocks(count: int, size: int, seed: int = 0) -> Call:
 def threshold(theta: str = "theta") -> Call:
     """The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].
 
-    theta: Name of the call's tensor [Hq] of thresholds.
-    The compiled pattern's call takes that tensor, of any floating dtype, by its name. The logit is
-    the bare one, before the gate of a selection and the modifiers. A NaN, in the logit or in theta,
-    reaches nothing: its pairs are those of `~threshold()`. Theta gets no gradient, and neither do q
-    and k through the choice. Not causal by itself; all keys of the pattern around it are visited.
-    Takes `theta` [Hq], floats. A mask is drawn from `logits` [B or 1, Hq, Nq, Nk] as well.
+    theta: Name of the call's tensor [Hq] of thresholds, floats.
+    The compiled pattern's call takes that tensor by its name. The logit is the bare one, before the
+    gate of a selection and the modifiers. A NaN, in the logit or in theta, reaches nothing: its
+    pairs are those of `~threshold()`. Theta gets no gradient, and neither do q and k through the
+    choice. Not causal by itself; all keys of the pattern around it are visited. In the place of q,
+    k and scale, `mask` takes `logits` [B or 1, Hq, Nq, Nk].
     """
     return call("threshold", theta=theta)
 

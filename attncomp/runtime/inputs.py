@@ -224,8 +224,9 @@ def _sizes_along(
     """The sizes of all dimensions that an index subscripts; `place` is that of scores."""
     ops = [graph.op(node) for node in graph.walk()]
     scores = {op.scores for op in ops if isinstance(op, SparseK)}
-    scores |= {LOGITS} if needs_logits(graph) else set()  # whose first dimensions are the same
     sizes = [t.shape[place] for n, t in tensors.items() if n in scores and t.ndim > place]
+    if name == "b" and LOGITS in tensors and needs_logits(graph):
+        sizes += tensors[LOGITS].shape[-4:-3]  # their heads are those of the thresholds
     for tensor, found in entries.items():
         for dimension, subscript in enumerate(found[0].indices):
             if subscript == index(name) and tensor in tensors:

@@ -92,8 +92,8 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
             ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
             return pair_gate(member, pair, u, given)
     if expr.name == "threshold":
-        logit = float(given["logits"].tensor[pair.b, pair.h, pair.q - pair.n, pair.k])
-        return float(logit >= float(given["theta"].tensor[pair.h]))
+        logits, theta = given["logits"].tensor[pair.b, pair.h], given["theta"].tensor[pair.h]
+        return float(logits[pair.q - pair.n, pair.k].item() >= theta.item())
     is_table = "blocks" in expr.name
     return block_gate(expr, pair, given) if is_table else call_gate(expr, pair.q, pair.k, u)
 
@@ -158,14 +158,10 @@ class _Entries:
 
     def __getitem__(self, places: int | tuple[int, ...]) -> int:
         places = places if isinstance(places, tuple) else (places,)
-        inside = all(
-            0 <= place < size or (size == 1 and place >= 0)
-            for place, size in zip(places, self.tensor.shape, strict=True)
-        )
-        sizes = zip(places, self.tensor.shape, strict=True)
-        return (
-            int(self.tensor[tuple(min(place, size - 1) for place, size in sizes)]) if inside else 0
-        )
+        sizes = list(zip(places, self.tensor.shape, strict=True))
+        inside = all(0 <= p < size or (size == 1 and p >= 0) for p, size in sizes)
+        clamped = tuple(min(p, size - 1) for p, size in sizes)
+        return int(self.tensor[clamped]) if inside else 0
 
 
 # unsigned arithmetic overflows on purpose
