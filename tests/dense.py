@@ -121,17 +121,11 @@ def random_inputs(
 
 
 def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random tensors of all the shapes that tests of pairs ask for.
-
-    Integers, block_scores, and thresholds with the logits that masks compare with them.
-    """
+    """Random tensors of all the shapes that tests ask for: integers, block_scores, thresholds."""
     s = shape
 
     def drawn(high: int, *size: int) -> Tensor:
         return torch.randint(0, max(high, 1), size, generator=generator, dtype=torch.int32)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64)
 
     return {
         "segment": drawn(3, s.n_keys).long(),  # [Nk]
@@ -140,9 +134,15 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
         "tiles": drawn(2, 1, -(-s.n_keys // 5), -(-s.n_keys // 5)),  # [1, Nk / 5, Nk / 5]
         **block_tensors(shape, generator),
-        "theta": normal(s.query_heads),
-        "logits": normal(s.batch, s.query_heads, s.n_queries, s.n_keys),
+        "theta": torch.randn(s.query_heads, generator=generator, dtype=torch.float64),
     }
+
+
+def mask_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """The same, and logits [B, Hq, Nq, Nk] for masks to compare with thresholds."""
+    s, given = shape, integer_tensors(shape, generator)
+    size = s.batch, s.query_heads, s.n_queries, s.n_keys
+    return given | {"logits": torch.randn(size, generator=generator, dtype=torch.float64)}
 
 
 def apart(inputs: Inputs, scale: float) -> Inputs:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
@@ -151,7 +151,7 @@ def test_plans_attend_what_patterns_mean(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
-    tensors = integer_tensors(shape, generator)
+    tensors = mask_tensors(shape, generator)
     tensors["scores"] = score_tensor(kind, (1, HEADS, size[1]), generator)
     plan = lower(expr, SMALL)
     expected = gate_matrix(build(expr), *size, tensors, HEADS)
