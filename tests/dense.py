@@ -178,7 +178,9 @@ def block_tensors(
 def blocks_of(plan: KernelPlan, inputs: Inputs) -> list[Tensor]:
     """What kernels read beside selections: integer tensors, and lists of blocks."""
     heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
-    given = {**inputs.given, "theta": as_thresholds(inputs.given["theta"], inputs.q)}
+    given = dict(inputs.given)
+    if "theta" in given:
+        given["theta"] = as_thresholds(given["theta"], inputs.q)
     return block_state(BlockParts.of(plan), given, heads, n_keys, inputs.q.device)
 
 

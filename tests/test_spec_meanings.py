@@ -76,6 +76,7 @@ KEYS = {
     "documents_full": "grow with the context length",
     "prefix_language_model": "grow with the context length",
     "block_diffusion": "grow with the context length",
+    "top_theta": "grow with the context length",
     "tree": "grow with the context length",
     "sparse_transformer_strided": "grow with the context length",
     "sparse_transformer_fixed": "grow with the context length",

@@ -93,7 +93,10 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
 
     row and col are the subscripts that lift vectors over a tile's queries and keys. Query-major
     kernels (row "[:, None]") hold several heads in the rows of a tile, key-major ones take one head
-    at a time.
+    at a time. What thresholds are compared with is the tile's `product`, summed in float32. Tiles
+    of another shape, and transposed ones in key-major kernels, may sum in another order: a pair
+    whose logit is within rounding of its threshold may be attended in one kernel and not in the
+    next, and then has gradients in dk and dv alone, or in dq alone.
     """
     names = _indices(row, col, row)
     values: dict[IndexName | Entry, str] = {}

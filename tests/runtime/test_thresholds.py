@@ -14,7 +14,9 @@ from torch._dynamo.utils import counters
 import attncomp
 from attncomp import patterns as P
 from attncomp.errors import CallError, PatternError
+from attncomp.frontend.parser import parse
 from attncomp.nn import PatternAttention
+from attncomp.pictures.request import pictured
 from attncomp.runtime.program import problem_text
 from attncomp.runtime.tables import BlockParts, block_state
 
@@ -155,6 +157,21 @@ def test_masks_are_the_definition(generator: Generator) -> None:
     found = grouped.mask(5, 7, heads=4, **given)
     assert torch.equal(found[:, 1], (logits[:, 1] >= THETA[1]).double())
     assert torch.equal(found[:, 2:], rest[:, 2:]) and found[:, 0].all()
+
+
+def test_pictures(generator: Generator) -> None:
+    """Of given logits, or of what is drawn for as many heads as there are, as the caption says."""
+    given = {"theta": THETA, "logits": torch.randn(2, 4, 12, 12, generator=generator)}
+    spec = "window(3) | causal & threshold"
+    found = pictured(parse(spec), 12, None, given, head=2, batch=1)
+    assert torch.equal(found.gate, attncomp.compile(spec).mask(12, **given)[1, 2])
+    assert found.titles[1] == "band: q - k >= 3, where logit >= theta[h]"
+    assert not any(tile.full for tile in found.tiles if tile.sweep == 1)
+    drawn = pictured(parse("heads{:3 -> window(3), 3: -> threshold}"), 12, head=3, heads=8, seed=7)
+    assert drawn.caption.endswith(
+        "head 3 of 8: 12 queries (down) by 12 keys (right); theta, logits standard normal, seed 7"
+    )
+    assert 0 < drawn.gate.mean() < 1
 
 
 @pytest.mark.parametrize("spec", [SPEC, "top_theta", "window(4) | causal - threshold"])
