@@ -17,6 +17,7 @@ from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import Op
 from attncomp.ir.reference import reference_attention
+from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import as_thresholds
 from attncomp.runtime.tables import BlockParts, block_state
 
@@ -177,11 +178,10 @@ def block_tensors(
 
 def blocks_of(plan: KernelPlan, inputs: Inputs) -> list[Tensor]:
     """What kernels read beside selections: integer tensors, and lists of blocks."""
-    heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
     given = dict(inputs.given)
     if "theta" in given:
         given["theta"] = as_thresholds(given["theta"], inputs.q)
-    return block_state(BlockParts.of(plan), given, heads, n_keys, inputs.q.device)
+    return block_state(BlockParts.of(plan), Call.of(inputs.q, inputs.k, given))
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:

@@ -17,6 +17,7 @@ from attncomp.codegen.expressions import (
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
 from attncomp.ir.affine import Drawn, Entry, IndexName, Passing, index
+from attncomp.ir.ops import Condition
 
 _QUERY_MAJOR: Final = "[:, None]"
 
@@ -38,13 +39,20 @@ def walk_texts(plan: KernelPlan, walk: int) -> tuple[str, str]:
     return f"state[{before}]", f"state[{before + 1}]"
 
 
+def extent_texts(plan: KernelPlan, extent: Condition) -> tuple[str, str]:
+    """The host's expressions for both tables of an extent, behind the walks in `state`."""
+    before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors)
+    before += 2 * len(plan.walks) + 2 * plan.extents.index(extent)
+    return f"state[{before}]", f"state[{before + 1}]"
+
+
 def modifier_text(plan: KernelPlan, kind: str) -> str:
     """The host's expression for the tensor of a modifier, the last ones in `state`."""
     modifiers = plan.modifiers
     given = {"slopes": modifiers.slopes, "bias": modifiers.bias, "sink": modifiers.sink}
     present = [name for name, value in given.items() if value is not None]
     before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors)
-    before += 2 * len(plan.walks)
+    before += 2 * len(plan.walks) + 2 * len(plan.extents)
     return f"state[{before + present.index(kind)}]"
 
 

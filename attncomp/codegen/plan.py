@@ -172,6 +172,12 @@ class KernelPlan:
         return tuple(dict.fromkeys(s.walk for s in self.sweeps if s.walk is not None))
 
     @property
+    def extents(self) -> tuple[Condition, ...]:
+        """The distinct extents of the sweeps' bounds, in the order of the state."""
+        found = (s.bounds.extent for s in self.sweeps if s.bounds is not None)
+        return tuple(dict.fromkeys(extent for extent in found if extent))
+
+    @property
     def block_entries(self) -> tuple[Entry, ...]:
         """The entries that the state behind the selections is made from."""
         return (*self.entries.values(), *(walk.entry for walk in self.walks))

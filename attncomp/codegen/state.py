@@ -29,6 +29,12 @@ tensors int32, of T = ceil(Nk / size) blocks of positions: spans [B', H', T, 2],
 the list of each block of queries begins and ends, and the lists [B', H', T * width] of blocks of
 keys, each ascending and each block once. B' is B or 1, H' divides Hq, and consecutive heads share a
 list.
+
+Then come for each of `KernelPlan.extents` two tables int32: [B', H', 2, Nq] of the keys that each
+query may reach, and [B', H', 2, Nk] of the queries that may reach each key, both as the first
+index and the one behind the last. The latter is its bitwise complement, a negative number, where
+not all positions in between are reached; where none is, the first is Nk or Nq and the other 0. H'
+divides Hk.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class SweepView:
     know the block's keys. full_tiles: whether some blocks are looked for that need no mask.
     located: whether modifiers or products' conditions need to know the keys of a list. tensors:
     names of the tensors that the mask or `spread` reads. walk: the number of the walk that lists
-    the sweep's keys, None for none.
+    the sweep's keys, None for none. extent: the number of the extent that limits its range, None
+    for none.
     """
 
     index: int
@@ -50,6 +51,7 @@ class SweepView:
     located: bool
     tensors: tuple[str, ...]
     walk: int | None
+    extent: int | None
 
     @property
     def listed(self) -> bool:
@@ -95,13 +97,20 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         gate=gate,
         owners=owners,
         weighted=bool(gates) and plan.mode != "straight_through",
-        full_tiles=sweep.full_tiles and bool(residual or condition) and not flags,
+        full_tiles=sweep.full_tiles and bool(residual or condition or spread) and not flags,
         tensors=() if decided else tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
         walk=None if sweep.walk is None else plan.walks.index(sweep.walk),
+        extent=_extent(plan, sweep),
         located=(plan.modifiers.positional or "key" in decided)
         and (sweep.source is not None or sweep.walk is not None),
     )
+
+
+def _extent(plan: KernelPlan, sweep: SweepPlan) -> int | None:
+    if sweep.bounds is None or not sweep.bounds.extent:
+        return None
+    return plan.extents.index(sweep.bounds.extent)
 
 
 def _bounds(sweep: SweepPlan) -> dict[str, str]:

@@ -210,14 +210,17 @@ class Bounds:
 
     keys / full_keys: for a tile of query positions, the keys to visit and those among them that
     every query of the tile attends. queries / full_queries: for a tile of keys, the query positions
-    likewise; key tiles that reach out of `Box.keys` are never full. The full ranges are None where
-    it is not known from a tile's ends alone which pairs are attended.
+    likewise; key tiles that reach out of `Box.keys` are never full. extent: requirements that limit
+    all of these ranges further at the call, in alternatives, by tensors that it is given; () for
+    none. The full ranges are None where which pairs are attended is known neither from a tile's
+    ends nor from its extent.
     """
 
     keys: Range
     full_keys: Range | None
     queries: Range
     full_queries: Range | None
+    extent: Condition = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

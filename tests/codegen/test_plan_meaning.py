@@ -27,10 +27,11 @@ from attncomp.frontend.ast import Expr, to_text
 from attncomp.ir.affine import Drawn, Passing
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Condition, SparseK
+from attncomp.ir.ops import Bounds, Condition, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
 from attncomp.ir.walk import Walk
+from attncomp.runtime.extents import Call, extent_tables
 from attncomp.runtime.tables import BlockParts, block_lists, block_state
 
 SMALL = Problem(
@@ -59,7 +60,8 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     key = torch.arange(n_keys)[None, :]
     query = torch.arange(n_queries)[:, None] + offset
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
-    state = block_state(BlockParts.of(plan), tensors, HEADS, n_keys, torch.device("cpu"))
+    call = Call(1, HEADS, HEADS, n_queries, n_keys, torch.device("cpu"), tensors)
+    state = block_state(BlockParts.of(plan), call)
     tables = dict(zip(plan.tensors, state, strict=False)) | {"logits": tensors["logits"]}
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
@@ -72,6 +74,8 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
             mask &= listed(sweep.walk, query, key, tensors)
         if sweep.bounds is not None:
             mask &= visited(plan, sweep.bounds, names, n_queries, offset)
+            if sweep.bounds.extent:
+                mask &= reached(sweep.bounds, query, key, call)
         if sweep.source is not None:
             mask &= chosen[sweep.source]
         for index in sweep.absent:
@@ -138,6 +142,16 @@ def visited(
         inside = (names["key"] >= low) & (names["key"] < high)
         rows += [inside] * count
     return torch.cat(rows)
+
+
+def reached(bounds: Bounds, query: Tensor, key: Tensor, call: Call) -> Tensor:
+    """The pairs [B', H', Nq, Nk] within an extent, which both of its tables have to leave."""
+    by_query, by_key = extent_tables(bounds.extent, call)
+    keys = by_query[:, :, :, :, None].unbind(2)
+    queries = by_key[:, :, :, None, :].unbind(2)
+    place = torch.arange(query.shape[0])[:, None]
+    own = (key >= keys[0]) & (key < torch.maximum(keys[1], ~keys[1]))
+    return own & (place >= queries[0]) & (place < torch.maximum(queries[1], ~queries[1]))
 
 
 @given(

@@ -45,6 +45,8 @@ PATTERNS = (
     "strided(4) & threshold",
     "strided(4) | threshold & causal",
     "blocks(16) & threshold",
+    "where(documents[b, q] == documents[b, k]) & causal & threshold",
+    "(where(k < lengths[b]) | causal) - threshold",
     "topk_blocks(2, 5) & causal - threshold | first(3)",
     "threshold & ~threshold",
     "threshold | ~threshold",
