@@ -17,6 +17,7 @@ from attncomp.errors import CallError, PatternError
 from attncomp.frontend.parser import parse
 from attncomp.nn import PatternAttention
 from attncomp.pictures.request import pictured
+from attncomp.runtime.extents import Call
 from attncomp.runtime.program import problem_text
 from attncomp.runtime.tables import BlockParts, block_state
 
@@ -269,8 +270,7 @@ def test_opcheck(generator: Generator) -> None:
     q, k, v = fresh(generator, 20)
     pattern = attncomp.compile(SPEC)
     text = str(pattern), problem_text("torch", q, k, v, [])
-    parts = BlockParts.of(pattern.plan)
-    state = block_state(parts, {"theta": THETA.double()}, 4, 20, q.device)
+    state = block_state(BlockParts.of(pattern.plan), Call.of(q, k, {"theta": THETA.double()}))
     assert len(state) == 1 and state[0].dtype == torch.float64
     torch.library.opcheck(OPS.attend.default, (q, k, v, [], state, 0.3, *text))
     out, lse = OPS.attend(q, k, v, [], state, 0.3, *text)
