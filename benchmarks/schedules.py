@@ -31,6 +31,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 import attncomp
 from attncomp.codegen.plan import KernelPlan
+from attncomp.runtime.extents import Call
 from attncomp.runtime.program import usual_problem
 from attncomp.runtime.strides import Classes
 from attncomp.runtime.tables import BlockParts, block_state
@@ -61,7 +62,9 @@ def attncomp_schedule(spec: str, length: int, device: str, generator: torch.Gene
     """All that a call does for a length before its kernels, as `attncomp.runtime` does it."""
     plan, shape = plan_of(spec, device), Shape()
     parts, given = BlockParts.of(plan), random_tensors(plan, length, device, generator)
-    place = torch.device(device)
+    call = Call(
+        shape.batch, shape.heads, shape.kv_heads, length, length, torch.device(device), given
+    )
 
     def rows(heads: int) -> torch.Tensor:
         size = (shape.batch, heads, length, shape.head_dim)
@@ -71,7 +74,7 @@ def attncomp_schedule(spec: str, length: int, device: str, generator: torch.Gene
     q, *others = [rows(heads) for heads in counts] or [None]
 
     def build() -> object:
-        made = [block_state(parts, given, shape.heads, length, place)]
+        made = [block_state(parts, call)]
         for part in plan.strided:
             by = Classes(part.step, length, length)
             made += [[by.queries(q)], [by.keys(tensor) for tensor in others]]

@@ -21,8 +21,9 @@ from attncomp.ir.ops import ALWAYS, Box, Condition, Interval, Requirement
 from attncomp.ir.pairs import Pairs
 from attncomp.ir.passes.bound import bounds_of
 from attncomp.ir.walk import Walk
-from attncomp.runtime.key_ranges import CPU, key_ends, listed_blocks, value_of
+from attncomp.runtime.key_ranges import CPU, key_ends, listed_blocks
 from attncomp.runtime.tables import block_lists
+from attncomp.runtime.values import value_of
 
 _SAMPLED_PAIRS: Final = 1 << 20
 _SAMPLED_KEYS: Final = 1 << 8  # of a query

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from attncomp.codegen.expressions import condition_entries
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.ir.affine import Affine, Drawn, Entry, Index, Quotient, Top, index
 from attncomp.ir.ops import Box, Range
@@ -88,9 +89,7 @@ def _sweep_rows(plan: KernelPlan, lengths: Sequence[int], dense: bool) -> Iterat
     last = {group[0].sweeps[-1]: group for group in zip(*counts, strict=True)}
     for number, sweep in enumerate(plan.all_sweeps):
         limit = _limit(plan, sweep)
-        there = "all keys there" if sweep.step == 1 else f"one in {sweep.step} of the keys there"
-        there = there if sweep.walk is None else "all keys of these blocks, no others"
-        keys = there if limit is None else f"at most {limit} keys a query"
+        keys = _there(sweep) if limit is None else f"at most {limit} keys a query"
         gate = "" if sweep.gate is None or plan.mode == "hard" else f", gate {sweep.gate}"
         classes = f" in classes modulo {sweep.step}" if sweep.step > 1 else ""
         yield f"sweep {number}", f"{sweep.label}{classes}; {keys}{gate}"
@@ -99,6 +98,22 @@ def _sweep_rows(plan: KernelPlan, lengths: Sequence[int], dense: bool) -> Iterat
             # The same at any length, but for the queries at the start that see fewer keys.
             if growth != "O(1)" or length == lengths[-1]:
                 yield f"  N = {length}", _visits(visits, growth, dense)
+
+
+def _there(sweep: SweepPlan) -> str:
+    """Which keys a sweep without a limit visits."""
+    if sweep.walk is not None:
+        return "all keys of these blocks, no others"
+    if sweep.step > 1:
+        return f"one in {sweep.step} of the keys there"
+    extent = _extent(sweep)
+    return f"from the first to the last key by {extent}" if extent else "all keys there"
+
+
+def _extent(sweep: SweepPlan) -> str:
+    """The tensors that limit a sweep's keys to a range at the call, "" for none."""
+    condition = () if sweep.bounds is None else sweep.bounds.extent
+    return ", ".join(sorted({entry.tensor for entry in condition_entries(condition)}))
 
 
 def _growth(plan: KernelPlan, sweeps: Sequence[SweepPlan]) -> str:
@@ -215,6 +230,8 @@ def _keys(plan: KernelPlan) -> str:
         return "none: no query attends to any key"
     if len(known) < len(limits):
         unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
+        if all(map(_extent, unlimited)):
+            return f"those in ranges by {_extents(unlimited)}"
         listed = all(sweep.walk is not None for sweep in unlimited)
         return "those of the listed blocks" if listed else "grow with the context length"
     total = f" = {sum(known)}" if len(known) > 1 else ""
@@ -224,13 +241,20 @@ def _keys(plan: KernelPlan) -> str:
 def _time(plan: KernelPlan) -> str:
     unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
     listed = "O(pairs of the listed blocks)" if unlimited else "O(N)"
-    time = "O(N^2)" if any(sweep.walk is None for sweep in unlimited) else listed
+    ranges = [sweep for sweep in unlimited if sweep.walk is None]
+    time = "O(N^2)" if ranges else listed
+    if ranges and all(map(_extent, ranges)):
+        time = f"O(keys in ranges by {_extents(ranges)}), O(N^2) at most"
     parts = [f"{time}, forward and backward"]
     if plan.selections:
         parts.append("O(N log N) for the selection, once a score group")
     sizes = {walk.size for walk in plan.walks if not isinstance(walk.entry.table, Drawn)}
     parts += [f"the table of (N / {size})^2 blocks is read once a call" for size in sorted(sizes)]
     return "; ".join(parts)
+
+
+def _extents(sweeps: Sequence[SweepPlan]) -> str:
+    return ", ".join(dict.fromkeys(map(_extent, sweeps)))
 
 
 def _retained(plan: KernelPlan) -> str:

@@ -16,20 +16,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import assert_never
 
-from attncomp.ir.affine import (
-    Affine,
-    Entry,
-    Index,
-    IndexName,
-    Product,
-    Quotient,
-    Remainder,
-    constant,
-    index,
-)
+from attncomp.ir.affine import Affine, Entry, IndexName, constant, index
 from attncomp.ir.ops import Condition, Requirement
+from attncomp.runtime.values import value_of
 
 
 class Reached(NamedTuple):
@@ -171,13 +161,13 @@ def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
 
 def _evaluated(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor:
     """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N]."""
-    indices = {
+    indices: dict[IndexName, Tensor] = {
         side: call.position(side),
         "h": torch.arange(_rows(value, "h", call.heads, call), device=call.device)[:, None],
         "b": torch.arange(_rows(value, "b", call.batch, call), device=call.device)[:, None, None],
         "n": torch.full((), call.n_keys, device=call.device),
     }
-    found = _value(value, indices, call.tensors)
+    found = value_of(value, indices, lambda entry: _entry(entry, indices, call.tensors))
     shape = torch.broadcast_shapes(found.shape, (1, 1, indices[side].shape[0]))
     return found.expand(shape)
 
@@ -199,32 +189,14 @@ def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
     return most if all(most % size == 0 for size in sizes) else total
 
 
-def _value(value: Affine, indices: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    total = torch.full_like(indices["n"], value.constant)
-    for term, coefficient in value.terms:
-        match term:
-            case Index(name):
-                part = indices[name]
-            case Quotient(inner, divisor):
-                part = _value(inner, indices, tensors) // divisor
-            case Remainder(inner, divisor):
-                part = _value(inner, indices, tensors) % divisor
-            case Product(left, right):
-                part = _value(left, indices, tensors) * _value(right, indices, tensors)
-            case Entry():
-                part = _entry(term, indices, tensors)
-            case _:
-                assert_never(term)
-        total = total + coefficient * part
-    return total
-
-
-def _entry(entry: Entry, indices: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+def _entry(
+    entry: Entry, indices: Mapping[IndexName, Tensor], tensors: Mapping[str, Tensor]
+) -> Tensor:
     """An entry, 0 outside of the tensor; a dimension of size 1 serves every position."""
     tensor, places = tensors[entry.tensor], []
     inside = torch.ones_like(indices["n"], dtype=torch.bool)
     for size, subscript in zip(tensor.shape, entry.indices, strict=True):
-        place = _value(subscript, indices, tensors)
+        place = value_of(subscript, indices)
         if subscript == index("h"):  # consecutive heads share one
             place = place * size // max(1, indices["h"].shape[0])
         inside = inside & (place >= 0) & ((place < size) | (size == 1))

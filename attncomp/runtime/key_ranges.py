@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor
-from typing_extensions import assert_never
 
-from attncomp.ir.affine import (
-    Affine,
-    Drawn,
-    Entry,
-    Index,
-    IndexName,
-    Product,
-    Quotient,
-    Remainder,
-    Top,
-)
+from attncomp.ir.affine import Drawn, IndexName, Top
 from attncomp.ir.ops import Range
 from attncomp.ir.passes.bound import bounds_of
 from attncomp.ir.walk import Walk
 from attncomp.runtime.tables import block_lists
+from attncomp.runtime.values import value_of
 
 CPU: Final = torch.device("cpu")
 
@@ -55,24 +44,3 @@ def listed_blocks(walk: Walk, block: Tensor, n_keys: int) -> Tensor:
         upper = torch.minimum(upper, first + size)  # blocks up to the queries' own compete
     count = torch.where(upper > lower, -(-upper // size) - lower // size, 0)
     return count.clamp(max=table.count) if isinstance(table, Top) else count
-
-
-def value_of(value: Affine, indices: Mapping[IndexName, Tensor]) -> Tensor:
-    """An expression of a tile's ends, tile by tile."""
-    total = torch.tensor(value.constant)
-    for term, coefficient in value.terms:
-        match term:
-            case Index(name):
-                part = indices[name]
-            case Quotient(inner, divisor):
-                part = value_of(inner, indices) // divisor
-            case Remainder(inner, divisor):
-                part = value_of(inner, indices) % divisor
-            case Product(left, right):
-                part = value_of(left, indices) * value_of(right, indices)
-            case Entry():
-                raise ValueError(f"expected bounds of a tile's ends alone, found {term}")
-            case _:
-                assert_never(term)
-        total = total + coefficient * part
-    return total
