@@ -36,15 +36,16 @@ from attncomp.runtime.dense import dense_attention
 from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import (
     Sizes,
-    are_scores,
     autocast,
     checked_inputs,
+    integer_names,
     learned_text,
+    mask_inputs,
     mask_sizes,
     shape_text,
 )
 from attncomp.runtime.program import backend_for, local_problem, problem_from, usual_problem
-from attncomp.runtime.tables import BlockParts, with_all_heads
+from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class CompiledPattern:
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.
-        Modifiers' tensors, [Hq] or as wide as a table of biases, are keywords too, of any floating
+        Thresholds [Hq] and modifiers' tensors, [Hq] or as wide as a table, are of any floating
         dtype. scale defaults to 1 / sqrt(D); a pattern with a scale of its own takes none.
 
         Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
@@ -254,7 +255,7 @@ class CompiledPattern:
     @property
     def integer_tensors(self) -> tuple[str, ...]:
         """Those among `tensors` that `where` reads, integers or bool; all others are floats."""
-        return tuple(name for name, read in self._entries.items() if not are_scores(read))
+        return integer_names(self._entries)
 
     @property
     def backend(self) -> str | None:
@@ -331,8 +332,9 @@ class CompiledPattern:
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
         the head h or the row b itself, or has groups of heads, needs them. The dtype is that of the
-        scores, float64 for patterns without any. Raises CallError for sizes below 1, tensors that
-        do not fit and heads that no group or several ones hold. Takes time and memory of Nq * Nk.
+        scores, float64 for patterns without any. Thresholds are compared with `logits`, a tensor
+        [B or 1, Hq, Nq, Nk]. Raises CallError for sizes below 1, tensors that do not fit and heads
+        that no group or several ones hold. Takes time and memory of Nq * Nk.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
@@ -340,8 +342,7 @@ class CompiledPattern:
             raise head_groups.no_number(self._text)
         every = self._all_heads
         sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        given = checked_inputs(tensors, self._gating, self._entries, sizes, self._text)
-        given = with_all_heads(given, self._entries, sizes.heads)
+        given = mask_inputs(every, self._entries, tensors, n_queries, sizes, self._text)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 

@@ -129,6 +129,7 @@ def _crisp_leaves() -> Drawn[Expr]:
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),
+        st.just(Call("threshold", (("theta", "theta"),))),
         _block_lists(),
     )
 

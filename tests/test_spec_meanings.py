@@ -76,6 +76,7 @@ KEYS = {
     "documents_full": "those in ranges by documents",
     "prefix_language_model": "grow with the context length",
     "block_diffusion": "grow with the context length",
+    "top_theta": "grow with the context length",
     "tree": "those in ranges by committed",
     "sparse_transformer_strided": "grow with the context length",
     "sparse_transformer_fixed": "grow with the context length",

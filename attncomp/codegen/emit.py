@@ -45,6 +45,7 @@ def _environment() -> jinja2.Environment:
         expressions.reads_draws,
         expressions.reads_entries,
         expressions.asks_for_size,
+        expressions.compares_logits,
         triton_view.modifier_sums,
     ):
         environment.filters[query.__name__] = query

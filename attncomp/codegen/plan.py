@@ -156,7 +156,7 @@ class KernelPlan:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the integer tensors that conditions read, in the order of the state."""
+        """Names of the tensors that conditions read, in the order of the state."""
         return tuple(self.entries)
 
     @property

@@ -59,7 +59,7 @@ class PatternAttention(nn.Module):
     def _score_network(
         self, dim: int, groups: int | None, given: ScoreNetwork | None
     ) -> ScoreNetwork | None:
-        if len(self.attention.tensors) > 1 or self.attention.integer_tensors:
+        if self.attention.tensors not in ((), ("scores",)):
             raise ValueError(
                 f"pattern: expected one tensor of scores at most, found "
                 f"{', '.join(self.attention.tensors)} in '{self.attention}'"

@@ -214,6 +214,18 @@ def streaming_llm(sinks: int = 4, size: int = 1024) -> Expr:
     return definition("streaming_llm", sinks=sinks, size=size)
 
 
+def top_theta(theta: str = "theta") -> Expr:
+    """Top-Theta attention in its causal form (arXiv 2502.08363).
+
+    The keys of the past whose logit `scale * (q . k)` is at least the threshold of the query's
+    head. Takes the tensor of the call that `theta` names, [Hq], which the paper calibrates so that
+    about a wanted number of keys is left. The softmax is that of the keys that are left, without
+    the paper's compensations; a query that has none gets 0. As many keys a query as reach the
+    threshold; visits every key of the past. The thresholds get no gradient.
+    """
+    return definition("top_theta", theta=theta)
+
+
 def tree(drafts: int = 64) -> Expr:
     """Tree attention over drafted tokens (SpecInfer, arXiv 2305.09781; Medusa, arXiv 2401.10774).
 

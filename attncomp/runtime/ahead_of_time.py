@@ -24,7 +24,7 @@ from torch import Tensor
 from attncomp.codegen.emit import render
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
-from attncomp.ir.affine import Top, index
+from attncomp.ir.affine import Passing, Top, index
 from attncomp.runtime.cache import private_directory
 from attncomp.runtime.extents import Call
 from attncomp.runtime.loader import load_module
@@ -282,9 +282,9 @@ def _run(module: Any, plan: KernelPlan) -> None:
     for walk in plan.walks:
         n_blocks = -(-length // walk.size)
         shapes[walk.entry.tensor] = [1] * (len(walk.entry.indices) - 2) + [n_blocks, n_blocks]
-    made = {entry.tensor for entry in plan.block_entries if isinstance(entry.table, Top)}
+    real = {e.tensor for e in plan.block_entries if isinstance(e.table, Top | Passing)}
     given = {
-        name: empty(*shapes[name], dtype=torch.float32 if name in made else torch.int32)
+        name: empty(*shapes[name], dtype=torch.float32 if name in real else torch.int32)
         for name in plan.inputs
     }
     blocks = block_state(BlockParts.of(plan), Call.of(q, k, given))

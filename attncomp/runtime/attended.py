@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncomp.codegen.expressions import condition_entries, gate_masks, selections_of
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.ir.affine import Affine, Drawn, IndexName, Remainder, index
+from attncomp.ir.affine import Affine, Drawn, IndexName, Passing, Remainder, index
 from attncomp.ir.ops import ALWAYS, Box, Condition, Interval, Requirement
 from attncomp.ir.pairs import Pairs
 from attncomp.ir.passes.bound import bounds_of
@@ -89,6 +89,7 @@ def _depends(plan: KernelPlan, sweep: SweepPlan) -> tuple[str, ...]:
     tests = [part.test.value for group in sweep.condition for part in group]
     bare = {name for value in tests for name in value.bare_indices}
     names = [entry.tensor or "the drawn blocks" for entry in entries]
+    names += ["the logits"] if any(isinstance(e.table, Passing) for e in entries) else []
     names += [plan.selections[index].scores for index in sorted(selections)]
     names += ["the head"] if "h" in bare else []
     names += ["the row of the batch"] if "b" in bare else []

@@ -39,7 +39,8 @@ def listed_blocks(walk: Walk, block: Tensor, n_keys: int) -> Tensor:
         return count[block.clamp(max=len(count) - 1)]
     size, first = walk.size, block * walk.size
     lower, upper = key_ends(bounds_of(walk.box).keys, first, first + size - 1, n_keys)
-    if isinstance(walk.entry.table, Top):
+    table = walk.entry.table
+    if isinstance(table, Top):
         upper = torch.minimum(upper, first + size)  # blocks up to the queries' own compete
     count = torch.where(upper > lower, -(-upper // size) - lower // size, 0)
-    return count if walk.entry.table is None else count.clamp(max=walk.entry.table.count)
+    return count.clamp(max=table.count) if isinstance(table, Top) else count

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.codegen.plan import KernelPlan
-from attncomp.ir.affine import Drawn, Entry, Top, index
+from attncomp.ir.affine import Drawn, Entry, Passing, Top, index
 from attncomp.ir.ops import Box, Condition
 from attncomp.ir.walk import Walk
 from attncomp.runtime.extents import Call, extent_tables
@@ -86,7 +86,7 @@ def _read(
 ) -> Tensor:
     """The tensor that kernels read an entry of."""
     match entry.table:
-        case None:
+        case None | Passing():
             table = tensors[entry.tensor]
         case Top(count):
             order = best_first(tensors[entry.tensor])
@@ -124,6 +124,8 @@ def block_lists(
             listed = draws(walk.entry.table, n_blocks, device).sort(-1).values[None, None]
             before = torch.nn.functional.pad(listed[..., :-1], (1, 0), value=-1)
             valid = listed != before
+        case Passing():
+            raise TypeError(f"expected a table of blocks, found {walk.entry}")
         case _:
             assert_never(walk.entry.table)
     valid = valid & _meets(walk.box, walk.size, block[:, None], listed)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncomp.codegen.expressions import condition_entries
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.ir.affine import Drawn
+from attncomp.ir.affine import Drawn, Passing
 from attncomp.runtime.attended import Mean, attended_keys
 from attncomp.runtime.key_ranges import key_ends, listed_blocks
 
@@ -74,7 +74,9 @@ def count_visits(plan: KernelPlan, n_keys: int) -> list[Visits]:
 def _known(sweep: SweepPlan) -> Literal["", "at most"]:
     """Whether the plan tells how many keys are visited, or no more than a limit."""
     listed = sweep.walk is not None and not isinstance(sweep.walk.entry.table, Drawn)
-    known = sweep.source is None and not listed and not condition_entries(sweep.condition)
+    # Thresholds limit nothing that is visited.
+    limits = [e for e in condition_entries(sweep.condition) if not isinstance(e.table, Passing)]
+    known = sweep.source is None and not listed and not limits
     return "" if known else "at most"
 
 

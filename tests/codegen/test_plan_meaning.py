@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
@@ -24,7 +24,7 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.ir.affine import Drawn
+from attncomp.ir.affine import Drawn, Passing
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
 from attncomp.ir.ops import Bounds, Condition, SparseK
@@ -62,7 +62,7 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
     call = Call(1, HEADS, HEADS, n_queries, n_keys, torch.device("cpu"), tensors)
     state = block_state(BlockParts.of(plan), call)
-    tables = dict(zip(plan.tensors, state, strict=False))
+    tables = dict(zip(plan.tensors, state, strict=False)) | {"logits": tensors["logits"]}
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
     for sweep in plan.all_sweeps:
@@ -109,6 +109,9 @@ def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor
         if isinstance(entry.table, Drawn):
             chosen = (table[:, None] == torch.arange(table.shape[0])[:, None]).any(-1)
             table = chosen.long()
+        if isinstance(entry.table, Passing):
+            values[f"entry_{number}"] = tensors["logits"] >= table[places[0]]
+            continue
         values[f"entry_{number}"] = entry_of(table, places)
     text = condition_text(condition, names, TORCH)
     return eval(text, {}, values) if text else torch.tensor(True)
@@ -162,7 +165,7 @@ def test_plans_attend_what_patterns_mean(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
-    tensors = integer_tensors(shape, generator)
+    tensors = mask_tensors(shape, generator)
     tensors["scores"] = score_tensor(kind, (1, HEADS, size[1]), generator)
     plan = lower(expr, SMALL)
     expected = gate_matrix(build(expr), *size, tensors, HEADS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from dense import Shape, dense_result, random_inputs
+from dense import Shape, apart, dense_result, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection_reference import split_state
@@ -45,6 +45,7 @@ def check(
     with_lse: bool = True,
 ) -> None:
     inputs = random_inputs(shape, generator, scores=scores, dtype=torch.float32)
+    inputs = apart(inputs, SCALE)
     actual = run_plan(make_plan(pattern, shape), inputs, SCALE, with_lse=with_lse)
     assert_near(
         actual, dense_result(pattern, wide(inputs), scale=SCALE, with_lse=with_lse), TOLERANCE

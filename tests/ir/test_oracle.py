@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from dense import Shape, assert_close, integer_tensors, make_graph
+from dense import Shape, assert_close, make_graph, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor, scores, shapes
@@ -91,6 +91,9 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
         case ast.HeadGroups(groups=groups):
             ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
             return pair_gate(member, pair, u, given)
+    if expr.name == "threshold":
+        logits, theta = given["logits"].tensor[pair.b, pair.h], given["theta"].tensor[pair.h]
+        return float(logits[pair.q - pair.n, pair.k].item() >= theta.item())
     is_table = "blocks" in expr.name
     return block_gate(expr, pair, given) if is_table else call_gate(expr, pair.q, pair.k, u)
 
@@ -155,14 +158,10 @@ class _Entries:
 
     def __getitem__(self, places: int | tuple[int, ...]) -> int:
         places = places if isinstance(places, tuple) else (places,)
-        inside = all(
-            0 <= place < size or (size == 1 and place >= 0)
-            for place, size in zip(places, self.tensor.shape, strict=True)
-        )
-        sizes = zip(places, self.tensor.shape, strict=True)
-        return (
-            int(self.tensor[tuple(min(place, size - 1) for place, size in sizes)]) if inside else 0
-        )
+        sizes = list(zip(places, self.tensor.shape, strict=True))
+        inside = all(0 <= p < size or (size == 1 and p >= 0) for p, size in sizes)
+        clamped = tuple(min(p, size - 1) for p, size in sizes)
+        return int(self.tensor[clamped]) if inside else 0
 
 
 # unsigned arithmetic overflows on purpose
@@ -174,7 +173,7 @@ def test_every_pattern_means_what_its_definition_says(data: st.DataObject) -> No
     u = data.draw(scores(shape), label="scores")
     graph = build(expr)
     seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
-    given = integer_tensors(shape, torch.Generator().manual_seed(seed))
+    given = mask_tensors(shape, torch.Generator().manual_seed(seed))
     entries = {name: _Entries(tensor) for name, tensor in given.items()}
     gate = gate_matrix(
         graph, shape.n_queries, shape.n_keys, {**given, "scores": u}, shape.query_heads, shape.batch

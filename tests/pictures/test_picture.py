@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, integer_tensors, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor, shapes
@@ -164,7 +164,7 @@ def test_owners_and_visits(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     size = (shape.n_queries, shape.n_keys)
-    known = integer_tensors(shape, generator)
+    known = mask_tensors(shape, generator)
     known["scores"] = score_tensor(kind, (shape.batch, shape.groups, size[1]), generator)
     sizes = (shape.query_heads, shape.batch)
     head, row = (int(torch.randint(n, (), generator=generator)) for n in sizes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch_modules
 import triton_support
-from dense import Inputs, Shape, blocks_of, integer_tensors, random_inputs
+from dense import Inputs, Shape, blocks_of, mask_tensors, random_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
@@ -187,7 +187,7 @@ def test_attended_keys_are_the_oracles(expr: Expr, n: int, kind: str, seed: int)
     """Sweep by sweep, exactly where it says so and no more than the limit elsewhere."""
     generator = torch.Generator().manual_seed(seed)
     shape = Shape(query_heads=HEADS, n_queries=n, n_keys=n)
-    tensors = integer_tensors(shape, generator)
+    tensors = mask_tensors(shape, generator)
     tensors["scores"] = score_tensor(kind, (1, HEADS, n), generator)
     plan = torch_modules.make_plan(expr, shape)
     owner = owners(expr, plan, n, tensors)
