@@ -29,6 +29,11 @@ GOOD = (
     "~(window(1_024) | first(count=64)) - full()",
     "causal\n  # the near past\n  & (window(size=7) | first(1))\n",
     "where(0 <= q - k < 8 or not (seg[b, q // 4] == seg[b, k // 4] and h % 2 != 1)) & chunk(9)",
+    'heads{0:8 -> window(1024), 8:-2 -> sparsek(k=512, scores="near") | full, -2: -> causal}',
+    'window(before=2, after=3) with softcap(30), alibi(slopes="m"), bias(8), scale(0.5), sink',
+    "heads{:4 -> (window(2) with sink), 4:-1 -> ~full, -1 -> first(1)} with scale(factor=2.5)",
+    "(blocks(64) | topk_blocks(k=2, size=16) - random_blocks(3, 8, seed=7)) & documents | lifetime",
+    "heads{0 -> heads{: -> causal} & strided(4), 1: -> dilated(4, 3) | prefix_lm} - chunk(7)",
 )
 GOOD_FILES = (
     """\"\"\"Doc.\"\"\"
@@ -44,12 +49,21 @@ example a(n=4) given scores=[1, -2.5, 0] = \'\'\'
     "pattern w(m: int) = where(q - k < m and t[q // m] != -m) & full\nexample w(2) = '#'",
     "pattern a = b(n=2) | b(3)\npattern b(n: int) = ~(window(n) | full) & longformer\n"
     "from longformer import longformer # why\nexample b(2 + 2) = '#.'",
+    """pattern c(size: int >= 1 <= 4096 = 64, x: float >= 0.5 = 2) = (
+    blocks(size) & causal with softcap(x + 1), sink(logits="s")
+)
+pattern d(n: int <= 8 = 4) = heads{0:n -> c(n), n: -> topk_blocks(n // 2, 16)}  # bounded
+pattern e(t: str = "near") = heads{-1 -> d, :-1 -> sparsek(4, scores=t)}
+example c(2) given block_mask=[[[[1, 0], [0, 1]]]], s=[0] = "#."
+""",
 )
 PIECES = (
     *"()|&-~,=#.:\"' \t\n\r_+!$[]{}\\0123456789",
     *("window", "full", "causal", "first", "sparsek", "k", "lag", "size", "gate", "hard", "windw"),
     *("pattern", "example", "from", "import", "given", "with", "int", "str", "n", "a", "b", "_b"),
     *("where", "where(", "q", "h", "<", ">=", "==", "!=", "seg[q]", "[k]", " and ", " or "),
+    *("heads{", "0:8 -> ", "-1: -> ", "->", " with ", "sink", "softcap(", "alibi", "bias(8)"),
+    *("blocks(", "topk_blocks", "random_blocks", "documents", ">= 1", "<= 8", "scores=", "size=16"),
     *("//", "%", '"""', "'" * 3, "pattern a = ", "a(n=", ": int", "# "),
     *("True", "False", "and", "or", "not", "1e9", "2.5", "-3", "()", "(1)", "||", '"hard"'),
     *("\x00", "\x1b", "\u00e9", "\u65e5", "\u200b", "\u2029", "\ud800", "\U0001f600", "\u0661"),
