@@ -333,9 +333,9 @@ class CompiledPattern:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
-        the head h or the row b itself, or has groups of heads, needs them. The dtype is that of the
-        scores, float64 for patterns without any. Raises CallError for sizes below 1, tensors that
-        do not fit and heads that no group or several ones hold. Takes time and memory of Nq * Nk.
+        the head h or the row b itself, or has groups of heads, needs them. Tensors are those of a
+        call; modifiers' change no gate and may lack. The dtype is that of scores, else float64.
+        Takes time and memory of Nq * Nk. Raises CallError for what does not fit, as a call does.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
@@ -343,7 +343,8 @@ class CompiledPattern:
             raise head_groups.no_number(self._text)
         every = self._all_heads
         sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        given = checked_inputs(tensors, self._gating, self._entries, sizes, self._text)
+        known = self._gating, self._entries, sizes, self._text
+        given = checked_inputs(tensors, *known, learned=self._learned)
         given = with_all_heads(given, self._entries, sizes.heads)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)

@@ -16,6 +16,7 @@ from attncomp.frontend.ast import Expr, to_text
 from attncomp.frontend.heads import at_head, has_groups, least_heads, with_heads
 from attncomp.ir.build import build, build_all_heads
 from attncomp.ir.graph import Graph
+from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import Picture, picture
@@ -57,12 +58,14 @@ def pictured(
     sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
     batch choose one of as many heads and rows of the batch as the tensors have; heads: how many a
     pattern with groups of heads has, by default the fewest that fit. name: what the
-    caption calls the pattern, its canonical text if not given.
+    caption calls the pattern, its canonical text if not given. Modifiers' tensors are not needed.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
     """
-    pattern, tensors = to_text(expr), {} if tensors is None else tensors
+    learned = {tensor.name for part in modifiers_by_group(expr) for tensor in part.learned}
+    tensors = {n: tensor for n, tensor in (tensors or {}).items() if n not in learned}
+    pattern = to_text(expr)
     name = pattern if name is None else name
     if has_groups(expr):
         expr, heads = _one_head(expr, head, heads, tensors, pattern)

@@ -64,13 +64,14 @@ def checked_inputs(
 ) -> dict[str, Tensor]:
     """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what tests read of each tensor; learned: tensors of modifiers; all others are scores
-    of keys. q is the call's, None for a mask.
+    entries: what tests read of each tensor; learned: tensors of modifiers, which may be given where
+    they are not needed; all others are scores of keys. q is the call's, None for a mask.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
-    check_names(tensors, needed, pattern)
-    checked = {}
     widths = dict(learned)
+    others = () if q is None or needed else ("q", "k", "v")
+    check_names(tensors, (*dict.fromkeys((*needed, *widths)), *others), pattern)
+    checked = {}
     for name in needed:
         if q is not None and name in widths:
             check_given(name, tensors.get(name), learned_text(widths[name]), pattern)
