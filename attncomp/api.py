@@ -23,7 +23,7 @@ from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
-from attncomp.pictures.request import pictured
+from attncomp.pictures.request import pictured, pictured_groups
 from attncomp.runtime import head_groups
 from attncomp.runtime.checks import (
     check_options,
@@ -376,10 +376,10 @@ class CompiledPattern:
         return figure_of(picture, axes=ax)
 
     def _repr_svg_(self) -> str | None:
-        """What a notebook shows: the pattern at a length that tells its parts apart."""
-        if self._entries or not has_matplotlib():
+        """What a notebook shows: the pattern, or each group of heads, at a length that suits it."""
+        if self.integer_tensors or not has_matplotlib():
             return None  # its integer tensors are the user's to give
-        return svg(pictured(self._expr, None))
+        return svg(*pictured_groups(self._expr))
 
     def __str__(self) -> str:
         return self._text

@@ -13,7 +13,13 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, TensorShapeError
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.frontend.heads import at_head, has_groups, least_heads, with_heads
+from attncomp.frontend.heads import (
+    at_head,
+    has_groups,
+    least_heads,
+    spans_of_heads,
+    with_heads,
+)
 from attncomp.ir.build import build, build_all_heads
 from attncomp.ir.graph import Graph
 from attncomp.ir.modifiers import modifiers_by_group
@@ -85,6 +91,17 @@ def pictured(
     return picture(
         graph, plan, n_queries, n_keys, checked, sizes, place, tile=side, caption=caption
     )
+
+
+def pictured_groups(expr: Expr) -> list[Picture]:
+    """The pictures of a pattern, one for each group of heads, at a length that suits all."""
+    if not has_groups(expr):
+        return [pictured(expr, None)]
+    heads = least_heads(expr)
+    bound = with_heads(expr, heads)
+    firsts = [start for start, _, _ in spans_of_heads(bound, heads)]
+    length = max(_length(lower(at_head(bound, head), _PROBLEM)) for head in firsts)
+    return [pictured(expr, length, head=head, heads=heads) for head in firsts]
 
 
 def _one_head(
