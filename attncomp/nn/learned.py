@@ -18,7 +18,9 @@ def learned_parameters(expr: Expr, heads: int) -> nn.ParameterDict:
     start: dict[str, Tensor] = {}
     for modifiers in modifiers_by_group(expr):
         if modifiers.slopes is not None and modifiers.learned_slopes:
-            start[modifiers.slopes] = standard_slopes(heads)
+            start[modifiers.slopes] = standard_slopes(
+                heads, dtype=torch.get_default_dtype(), device=torch.get_default_device()
+            )
         if modifiers.bias is not None:
             start[modifiers.bias.table] = torch.zeros(heads, modifiers.bias.width)
         if modifiers.sink is not None:

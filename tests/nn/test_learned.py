@@ -56,6 +56,20 @@ def test_initial_values() -> None:
     assert torch.equal(owned["modifiers.sink"], torch.zeros(6))
 
 
+def test_parameters_stand_where_others_do() -> None:
+    """On the device and in the dtype that torch makes tensors with."""
+    pattern = 'window(4) with alibi(slopes="m"), bias(3), sink'
+    with torch.device("meta"):
+        module = PatternAttention(64, 4, pattern)
+    assert all(parameter.is_meta for parameter in module.parameters())
+    torch.set_default_dtype(torch.float64)
+    try:
+        module = PatternAttention(64, 4, pattern)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float64}
+
+
 def test_a_sink_of_0_is_one_more_key_without_a_value(generator: Generator) -> None:
     """Softmax off by one, as the module starts."""
     sunk = PatternAttention(64, 4, "window(1) with sink")
