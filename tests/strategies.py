@@ -163,6 +163,7 @@ def _crisp_leaves() -> Drawn[Expr]:
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),
+        st.sampled_from(("documents", "prefix_lm", "lifetime")).map(lambda name: Call(name, ())),
         _block_lists(),
     )
 
