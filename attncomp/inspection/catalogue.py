@@ -118,9 +118,9 @@ def _picture(example: Example, length: int, seed: int) -> Picture:
     name = printable(" ".join(example.text.split()))
     if not pattern.integer_tensors:
         return pictured(expr, length, seed=seed, name=name)
-    rows, columns = len(example.picture), len(example.picture[0])
     try:
-        return pictured(expr, rows, columns, tensors_of(example, pattern), seed=seed, name=name)
+        given = tensors_of(example, pattern)
+        return pictured(expr, *example.sides, given, seed=seed, name=name)
     except CallError as error:
         raise ExampleError(example.span, reason=str(error)) from error
 
