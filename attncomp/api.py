@@ -23,7 +23,7 @@ from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import gate_matrix, tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
-from attncomp.pictures.request import pictured
+from attncomp.pictures.request import pictured, pictured_groups
 from attncomp.runtime import head_groups
 from attncomp.runtime.checks import (
     check_options,
@@ -331,10 +331,10 @@ class CompiledPattern:
         """The gate of every pair [B or 1, H or 1, Nq, Nk] in [0, 1], dense; n_keys defaults to Nq.
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
-        the head h or the row b itself, or has groups of heads, needs them. The dtype is that of the
-        scores, float64 for patterns without any. Thresholds are compared with `logits`, a tensor
-        [B or 1, Hq, Nq, Nk]. Raises CallError for sizes below 1, tensors that do not fit and heads
-        that no group or several ones hold. Takes time and memory of Nq * Nk.
+        the head h or the row b itself, or has groups of heads, needs them. Tensors are those of a
+        call; modifiers' change no gate and may lack. Thresholds are compared with `logits`, of
+        [B or 1, Hq, Nq, Nk]. The dtype is that of scores, else float64. Takes time and memory of
+        Nq * Nk. Raises CallError for what does not fit, as a call does.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
@@ -342,7 +342,8 @@ class CompiledPattern:
             raise head_groups.no_number(self._text)
         every = self._all_heads
         sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        given = mask_inputs(every, self._entries, tensors, n_queries, sizes, self._text)
+        known = self._entries, tensors, n_queries, sizes, self._text
+        given = mask_inputs(every, *known, learned=self._learned)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 
@@ -373,10 +374,10 @@ class CompiledPattern:
         return figure_of(picture, axes=ax)
 
     def _repr_svg_(self) -> str | None:
-        """What a notebook shows: the pattern at a length that tells its parts apart."""
-        if self._entries or not has_matplotlib():
+        """What a notebook shows: the pattern, or each group of heads, at a length that suits it."""
+        if self.integer_tensors or not has_matplotlib():
             return None  # its integer tensors are the user's to give
-        return svg(pictured(self._expr, None))
+        return svg(*pictured_groups(self._expr))
 
     def __str__(self) -> str:
         return self._text

@@ -327,16 +327,17 @@ def _compiled(spec: str, request: _Request) -> tuple[list[Section], bool]:
     """The sections of a pattern, its mask included, unless it is written as a picture."""
     expr = pattern_of(spec, request.library)
     shown: list[Section] = []
+    pictures: list[Picture] = []
     all_fit = True
     for part in parts_of(expr, request.heads):
         sections, fits = _sections(part.expr, request)
-        picture = None if request.mask is None else part.pictured(request.mask, request.seed)
-        if picture is not None and request.picture is None:
-            sections.append(mask_section(picture))
-        elif picture is not None and request.picture is not None and part.is_first:
-            _write_picture(picture, request.picture)
+        if request.mask is not None:
+            pictures.append(part.pictured(request.mask, request.seed))
+            sections += [] if request.picture else [mask_section(pictures[-1])]
         shown += map(part.titled, sections)
         all_fit &= fits
+    if request.picture is not None:
+        _write_pictures(pictures, request.picture)
     return shown, all_fit
 
 
@@ -378,9 +379,9 @@ def _kernel_sections(compilation: Compilation, stages: list[str]) -> tuple[list[
     return sections, all(report.shared <= limits(target).shared for report in reports)
 
 
-def _write_picture(picture: Picture, path: Path) -> None:
+def _write_pictures(pictures: list[Picture], path: Path) -> None:
     try:
-        save(picture, path, path.suffix.lower())
+        save(pictures, path, path.suffix.lower())
     except OSError as error:
         raise _Failure(f"cannot write {path}: {error.strerror}") from error
     click.echo(f"wrote {path}", err=True)

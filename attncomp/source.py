@@ -137,10 +137,13 @@ def quoted(text: str) -> str:
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, upper and lower case aside; None if none is close.
 
+    If none is, the shortest one that begins with three letters or more that are all of the name.
     Long names are left out: to compare two takes time in proportion to the square of their length.
     """
     by_lower = {c.lower(): c for c in candidates if len(c) <= _LINE_WIDTH}
     if len(name) > _LINE_WIDTH:
         return None
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[close[0]] if close else None
+    lower = name.lower()
+    close = difflib.get_close_matches(lower, by_lower, n=1, cutoff=0.65)
+    begun = [c for c in by_lower if c.startswith(lower)] if len(name) >= 3 else []
+    return by_lower[close[0]] if close else by_lower[min(begun, key=len)] if begun else None

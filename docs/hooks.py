@@ -39,6 +39,7 @@ from attncomp.api import compile as compile_pattern
 from attncomp.frontend.catalog import Primitive, Signature
 from attncomp.frontend.expand import Definition
 from attncomp.frontend.library import shipped
+from attncomp.frontend.modifiers import MODIFIERS, ModifierRow
 from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.inspection.catalogue import catalogue_sections, parameter_text
@@ -53,6 +54,7 @@ _WHEN = re.compile(r"^<!-- when (\S+) -->\n(.*?)^<!-- end when -->\n", re.DOTALL
 # GitHub's tables need `a \| b` for the code a | b, this site's show the backslash.
 _CODE_IN_TABLE = re.compile(r"^\|.*\|$", re.MULTILINE)
 _TABLE_MARKER = re.compile(r"^<!-- (?:begin .*|end) -->$", re.MULTILINE)
+_KINDS = {"Primitives": Primitive, "Modifiers": ModifierRow, "Shipped patterns": Definition}
 # Of explain(), what a reader of the reference asks for.
 _FACTS = {"keys": "keys visited", "time": "time", "generation": "generation"}
 
@@ -138,26 +140,27 @@ def catalogue(add: AddPicture) -> str:
     sections = catalogue_sections(None)
     rows = [_row(section) for section in sections]
     parts = []
-    for heading, kind in (("Primitives", Primitive), ("Shipped patterns", Definition)):
+    for heading, kind in _KINDS.items():
         chosen = [(r, s) for r, s in zip(rows, sections, strict=True) if isinstance(r, kind)]
         parts += [f"## {heading}", _overview([row for row, _ in chosen])]
         parts += [_entry(row, section.picture, add) for row, section in chosen]
     others = [section for row, section in zip(rows, sections, strict=True) if row is None]
     if others:
-        parts += ["## More", *(_other(section, add) for section in others)]
+        parts += ["## Forms", *(_other(section, add) for section in others)]
     return "\n\n".join(parts) + "\n"
 
 
 def _row(section: Section) -> Signature | None:
-    """The primitive or definition that a section of the catalogue is about, if it is about one."""
+    """What a section of the catalogue is about, if that has a signature."""
     name = section.file.removesuffix(".txt")
-    row = PRIMITIVES.get(name) or shipped().find(name)
+    row = PRIMITIVES.get(name) or MODIFIERS.get(name) or shipped().find(name)
     return row if row is not None and row.signature == section.title else None
 
 
 def _other(section: Section, add: AddPicture) -> str:
-    """What has a section in the catalogue but is no pattern."""
-    parts = [f"### `{section.title}`", f"```text\n{section.lead.rstrip()}\n```"]
+    """What has a section in the catalogue but no signature."""
+    shown = section.lead if section.picture is not None else section.text
+    parts = [f"### `{section.title}`", f"```text\n{shown.rstrip()}\n```"]
     if section.picture is not None:
         parts.append(add(section.file.removesuffix(".txt"), section.picture))
     return "\n\n".join(parts)
@@ -178,7 +181,8 @@ def _entry(row: Signature, picture: Picture | None, add: AddPicture) -> str:
     if row.parameters:
         lines = [f"| `{p.name}` | {parameter_text(p)} |" for p in row.parameters]
         parts.append("\n".join(["| parameter | |", "| --- | --- |", *lines]))
-    parts.append(_facts(row))
+    if not isinstance(row, ModifierRow):
+        parts.append(_facts(row))
     if isinstance(row, Definition):
         parts.append(f"```attn\n{_definition_text(row)}\n```")
     if picture is not None:

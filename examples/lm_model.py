@@ -102,7 +102,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def gates(self, tokens: Tensor) -> list[Tensor]:
-        """Each layer's gates of every pair, [B or 1, G or 1, N, N] for G score groups."""
+        """Each layer's gates of every pair, [B or 1, heads or 1, N, N]."""
         x, found = self.embedding(tokens), []
         with precision(tokens.device):
             for block in self.blocks:

@@ -132,6 +132,8 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "segment": drawn(3, s.n_keys).long(),  # [Nk]
         "documents": drawn(3, s.batch, s.n_keys).sort(1).values,  # [B, Nk]
         "lengths": drawn(s.n_keys + 1, s.batch),  # [B]
+        "prefix_lengths": drawn(s.n_keys + 2, s.batch),  # [B]
+        "evict": drawn(s.n_keys + 2, s.batch, s.query_heads, s.n_keys),  # [B, Hq, Nk]
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
         "tiles": drawn(2, 1, -(-s.n_keys // 5), -(-s.n_keys // 5)),  # [1, Nk / 5, Nk / 5]
         **block_tensors(shape, generator),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from dense import Inputs, blocks_of, graph_of, modifiers_in
 from torch import Tensor
 
+import attncomp
 from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.ast import Expr
 from attncomp.ir.modifiers import Modifiers, standard_slopes
@@ -91,3 +95,18 @@ def module_gradients(
     names = [*(plan.scores if plan.differentiable_scores else ()), *learned]
     found = {"scores": torch.zeros_like(inputs.scores), **dict(zip(names, others, strict=True))}
     return {"out": out, "lse": lse, "q": dq, "k": dk, "v": dv, **found}
+
+
+def run(
+    spec: str | Expr, backend: str, tensors: dict[str, Tensor], given: Mapping[str, Tensor]
+) -> Results:
+    """out, lse and the gradients of all floating inputs of a call, which depend on out and lse."""
+    leaves: dict[str, Any] = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    pattern = attncomp.compile(spec, backend=backend)
+    out, lse = pattern(**leaves, **given, return_lse=True)
+    attended = lse[lse > -torch.inf]
+    total = out.sin().sum() + attended.cos().sum()
+    if total.requires_grad:
+        total.backward()
+    grads = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in leaves.items()}
+    return {"out": out, "lse": lse} | grads

@@ -325,8 +325,12 @@ DEFINITIONS = {
         ),
     ),
 }
-CASES = {
-    f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})": (name, values)
-    for name, definition in DEFINITIONS.items()
-    for values in definition.values
-}
+
+
+def cases(definitions: dict[str, Definition]) -> dict[str, tuple[str, dict[str, int]]]:
+    """The calls to test, each with the name and the arguments."""
+    return {
+        f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})": (name, values)
+        for name, definition in definitions.items()
+        for values in definition.values
+    }

@@ -65,33 +65,49 @@ SCORE_KINDS = tuple(_SCORES)
 
 
 def patterns(
-    max_leaves: int = 5, *, modes: tuple[GateMode, ...] = GATE_MODES, soft: bool | None = None
+    max_leaves: int = 5,
+    *,
+    modes: tuple[GateMode, ...] = GATE_MODES,
+    soft: bool | None = None,
+    names: tuple[str, ...] = ("scores",),
 ) -> Drawn[Expr]:
     """Valid patterns of up to `max_leaves` primitives whose soft members share one mode of `modes`.
 
     Complements and right sides of differences are crisp, or anything if the mode is hard. soft:
-    True for patterns with a sparsek, False for patterns without, None for both.
+    True for patterns with a sparsek, False for patterns without, None for both. names: tensors of
+    scores.
     """
     if soft is False:
         return _trees(_crisp_leaves(), max_leaves, complements=True)
-    drawn = st.sampled_from(modes).flatmap(lambda mode: _soft_trees(mode, max_leaves))
+    drawn = st.sampled_from(modes).flatmap(lambda mode: _soft_trees(mode, max_leaves, names))
     return drawn.filter(_has_sparsek) if soft else drawn
 
 
-def sparse_ks(modes: tuple[GateMode, ...] = GATE_MODES) -> Drawn[Call]:
+def sparse_ks(
+    modes: tuple[GateMode, ...] = GATE_MODES, names: tuple[str, ...] = ("scores",)
+) -> Drawn[Call]:
     """A sparsek with k and lag below, at and beyond the lengths of `shapes`."""
     return st.builds(
-        lambda k, lag, gate: Call(
-            "sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", "scores"))
+        lambda k, lag, gate, scores: Call(
+            "sparsek", (("k", k), ("lag", lag), ("gate", gate), ("scores", scores))
         ),
         _sizes(1),
         _sizes(0),
         st.sampled_from(modes),
+        st.sampled_from(names),
     )
 
 
 def modified(trees: Drawn[Expr]) -> Drawn[Modified]:
     """Whole patterns with one modifier or more; their tensors are those of `learned_tensors`."""
+    names = st.sets(st.sampled_from(tuple(MODIFIERS)), min_size=1)
+    by_name = modifiers()
+    drawn = names.flatmap(lambda chosen: st.tuples(*(by_name[name] for name in sorted(chosen))))
+    return st.builds(Modified, trees, drawn)
+
+
+def modifiers() -> dict[str, Drawn[Modifier]]:
+    """Each modifier by its name, with small numbers."""
     # In quarters, which the canonical text holds exactly.
     factors = st.integers(1, 40).map(lambda quarters: quarters / 4)
     by_name = {
@@ -101,13 +117,31 @@ def modified(trees: Drawn[Expr]) -> Drawn[Modified]:
         "bias": st.integers(1, 12).map(lambda size: (("size", size), ("table", "bias"))),
         "sink": st.just((("logits", "sink"),)),
     }
-    names = st.sets(st.sampled_from(tuple(MODIFIERS)), min_size=1)
-    drawn = names.flatmap(
-        lambda chosen: st.tuples(
-            *(st.builds(Modifier, st.just(name), by_name[name]) for name in sorted(chosen))
-        )
-    )
-    return st.builds(Modified, trees, drawn)
+    return {name: st.builds(Modifier, st.just(name), by_name[name]) for name in MODIFIERS}
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Expr:
+    """Whole programs: groups of heads in groups and below operators, modifiers of the whole and of
+    groups, selections by two tensors. The tensors are those of the names that a call asks for."""
+    mode = draw(st.sampled_from(GATE_MODES))
+    trees = patterns(3, modes=(mode,), names=("scores", "near"))
+    # One draw of each, as groups that share a tensor have the same modifier.
+    shared = [draw(drawn) for drawn in modifiers().values()]
+    around = draw(st.sets(st.sampled_from(shared)))
+    own = [modifier for modifier in shared if modifier not in around]
+
+    def part(depth: int) -> Expr:
+        tree = draw(trees)
+        if depth and draw(st.booleans()):
+            one, rest = HeadSlice(0, 1), HeadSlice(1, None)
+            tree = HeadGroups(((one, part(depth - 1)), (rest, part(depth - 1))))
+            return tree
+        chosen = draw(st.sets(st.sampled_from(own))) if own else set()
+        return Modified(tree, tuple(chosen)) if chosen else tree
+
+    whole = part(2)
+    return Modified(whole, tuple(around)) if around else whole
 
 
 def _sizes(minimum: int) -> Drawn[int]:
@@ -129,6 +163,7 @@ def _crisp_leaves() -> Drawn[Expr]:
         _sizes(1).map(lambda count: Call("first", (("count", count),))),
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),
+        st.sampled_from(("documents", "prefix_lm", "lifetime")).map(lambda name: Call(name, ())),
         st.just(Call("threshold", (("theta", "theta"),))),
         _block_lists(),
     )
@@ -216,9 +251,10 @@ _PREDICATES: tuple[Condition, ...] = (
 )
 
 
-def _soft_trees(mode: GateMode, max_leaves: int) -> Drawn[Expr]:
+def _soft_trees(mode: GateMode, max_leaves: int, names: tuple[str, ...]) -> Drawn[Expr]:
     # Twice in the alternatives, so that about half of the leaves are soft.
-    leaves = st.one_of(_crisp_leaves(), sparse_ks((mode,)), sparse_ks((mode,)))
+    soft = sparse_ks((mode,), names)
+    leaves = st.one_of(_crisp_leaves(), soft, soft)
     return _trees(leaves, max_leaves, complements=mode == "hard")
 
 

@@ -238,6 +238,13 @@ def test_errors_of_later_stages_show_python(
     ]
 
 
+def test_missing_arguments_show_python() -> None:
+    with pytest.raises(errors.MissingArgumentError) as caught:
+        P.window()  # type: ignore[call-overload]
+    assert caught.value.span is not None and f" --> {__file__}:" in str(caught.value)
+    assert caught.value.span.text == "P.window()" or not EXACT
+
+
 def test_errors_in_definitions_show_python() -> None:
     with pytest.raises(errors.ArgumentTypeError) as caught:
         P.sliding_window(size=2.5)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from attncomp import load
 from attncomp.errors import UnknownPatternError
 from attncomp.frontend.formatter import format_text
 from attncomp.frontend.library import shipped
+from attncomp.frontend.modifiers import MODIFIERS
 from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.inspection.catalogue import catalogue_sections
@@ -126,6 +127,17 @@ def test_the_reference_has_everything(site: Path, pages: dict[str, Page]) -> Non
         assert "<td>keys visited</td>" in section and "<td>tensors of the call</td>" in section
         assert (f'src="pictures/{name}.svg"' in section) is (name in drawn)
         assert name not in drawn or (site / "pictures" / f"{name}.svg").stat().st_size
+
+
+def test_the_reference_explains_modifiers_and_forms(site: Path) -> None:
+    text = (site / "language.html").read_text(encoding="utf-8")
+    for name, row in MODIFIERS.items():
+        section = text.split(f'<h3 id="{name}">', 1)[1].split("<h3 ", 1)[0]
+        assert escaped(row.doc.split("(arXiv")[0].split(", arXiv")[0]) in section
+        assert all(escaped(parameter.doc) in section for parameter in row.parameters)
+    for form in ("where(predicate)", "heads{slice -&gt; pattern, ...}"):
+        section = text.rsplit(f"<code>{form}</code>", 1)[1].split("<h3 ", 1)[0]
+        assert "half-open slices" in section or "comparisons of integers" in section
 
 
 def escaped(text: str) -> str:

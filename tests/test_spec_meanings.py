@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spec_definitions import BATCH, CASES, DEFINITIONS, dense_neighborhood
+from spec_definitions import BATCH, DEFINITIONS, cases, dense_neighborhood
+from structural_definitions import STRUCTURAL
 from torch.nn.attention.flex_attention import create_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 import attncomp
 from attncomp import patterns as P
+from attncomp.frontend.library import shipped
+from attncomp.frontend.primitives import PRIMITIVES
 
 LENGTHS = (5, 13, 33)
+ALL = DEFINITIONS | STRUCTURAL
+CASES = cases(ALL)
 
 
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("call", CASES)
 def test_masks(call: str, n: int, generator: torch.Generator) -> None:
     name, values = CASES[call]
-    definition = DEFINITIONS[name]
+    definition = ALL[name]
     given = definition.draw(n, generator, values)
     expected = definition.dense(n, **given, **values)
     pattern = attncomp.compile(call)
@@ -40,8 +45,8 @@ def test_attention_and_gradients(call: str, generator: torch.Generator) -> None:
     """The torch backend, against dense attention with the mask of the paper."""
     n = int(torch.randint(6, 150, (), generator=generator))
     name, values = CASES[call]
-    given = DEFINITIONS[name].draw(n, generator, values)
-    expected = DEFINITIONS[name].dense(n, **given, **values)[:, None]
+    given = ALL[name].draw(n, generator, values)
+    expected = ALL[name].dense(n, **given, **values)[:, None]
     attend = attncomp.compile(call, backend="torch")
     inputs = [
         torch.randn(BATCH, 2, n, 16, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -56,6 +61,35 @@ def test_attention_and_gradients(call: str, generator: torch.Generator) -> None:
         strict=True,
     ):
         torch.testing.assert_close(actual, wanted, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("budget", "near"), [(1, 1), (3, 2), (4, 9), (50, 1)])
+def test_locret(budget: int, near: int, generator: torch.Generator) -> None:
+    """The budget's best keys behind the last ones, which are kept: by sorting each prefix."""
+    scores = torch.randint(-4, 5, (BATCH, 2, 24), generator=generator).double()
+    call = f"locret(budget={budget}, stabilizers={near})"
+    expected = torch.zeros(BATCH, 2, 24, 24, dtype=torch.float64)
+    for row, head, query in torch.cartesian_prod(*map(torch.arange, (BATCH, 2, 24))).tolist():
+        prefix = scores[row, head, : max(0, query - near + 1)]
+        best = prefix.sort(descending=True, stable=True).indices[:budget]
+        expected[row, head, query, best] = 1
+        expected[row, head, query, max(0, query - near + 1) : query + 1] = 1
+    assert torch.equal(attncomp.compile(call).mask(24, scores=scores), expected)
+
+
+# By name: where else a primitive or a shipped pattern is held against its definition.
+ELSEWHERE = {
+    "sparsek": "test_oracle.py",
+    "sparsek_window": "test_oracle.py, as its text is one of sparsek and window",
+    "locret": "above",
+    "random_blocks": "test_oracle.py",
+    **dict.fromkeys(("blocks", "topk_blocks", "bigbird"), "test_block_specs.py"),
+    **dict.fromkeys(("block_sparse", "nsa_selection", "moba", "quest"), "test_block_specs.py"),
+}
+
+
+def test_every_pattern_has_a_definition_of_its_own() -> None:
+    assert {*ALL, *ELSEWHERE} == {*PRIMITIVES, *shipped()}
 
 
 @pytest.mark.parametrize("size", range(1, 12))

@@ -17,6 +17,24 @@ from attncomp.inspection.specs import check_examples, draw_example
 
 ROOT = Path(__file__).parent.parent
 FILES = {file.source.name: file for file in shipped().files}
+HEADS = """pattern a = heads{{0 -> causal, 1: -> window(1)}}
+example a = '''
+#..
+##.
+###
+
+#..
+.#.
+{third}
+
+'''
+example a = '#'
+example where(h == 1 and b == 0) = '''
+..
+
+##
+'''
+"""
 EXAMPLES = {f"{e.span.source.name}:{e.span.line}": e for e in shipped().examples}
 
 
@@ -163,5 +181,35 @@ class TestCheck:
         with pytest.raises(attncomp.errors.ExampleError) as caught:
             check_examples(self.write(tmp_path, text))
         assert caught.value.message == (
-            "the example cannot be drawn: a picture shows one matrix, found 1 x 2"
+            "the example cannot be drawn: scores: expected shape [B, G, 3] with G dividing "
+            "1 heads, found [1, 2, 3]"
         )
+
+    def test_pictures_of_several_heads(self, tmp_path: Path) -> None:
+        """An empty line stands between heads; groups of heads and tests of h have examples too."""
+        text = HEADS.format(third="..#")
+        library = self.write(tmp_path, text)
+        assert [example.n_heads for example in library.examples] == [2, 1, 2]
+        report, holds = check_examples(library)
+        assert holds, report
+        report, holds = check_examples(self.write(tmp_path, HEADS.format(third=".##")))
+        assert not holds
+        assert report.splitlines()[:9] == [
+            f"wrong  {tmp_path / 'my.attn'}:2  a",
+            "       expected  found",
+            "       #..       #..",
+            "       ##.       ##.",
+            "       ###       ###",
+            "",
+            "       #..       #..",
+            "       .#.       .#.",
+            "       .##       ..#  <",
+        ]
+
+    def test_heads_of_different_sizes(self, tmp_path: Path) -> None:
+        with pytest.raises(attncomp.errors.PictureError) as caught:
+            self.write(tmp_path, "pattern a = full\nexample a = '''\n##\n##\n\n##\n'''")
+        assert caught.value.message == (
+            "wrong picture: expected 2 rows, as the first head has, found 1"
+        )
+        assert caught.value.span is not None and caught.value.span.line == 6

@@ -43,8 +43,6 @@ class MissingTensorError(CallError):
 class UnknownTensorError(CallError):
     """A tensor that the pattern does not use is given."""
 
-    noun = "a tensor named"
-
 
 class TensorShapeError(CallError):
     """A tensor has the wrong shape."""

@@ -43,8 +43,19 @@ _INFIX: Final[Mapping[str, str]] = MappingProxyType(
 )
 # Inside of a predicate, likewise.
 _WRITTEN: Final[Mapping[str, str]] = MappingProxyType(
-    {"=": "==", "&": "and", "|": "or", "/": "//", "\u2264": "<=", "\u2265": ">=", "\u2260": "!="}
+    {
+        "=": "==",
+        "&": "and",
+        ",": "and",
+        "|": "or",
+        "/": "//",
+        "\u2264": "<=",
+        "\u2265": ">=",
+        "\u2260": "!=",
+    }
 )
+# In groups of heads: what may follow, what stands there, what was meant.
+_FOR_HEADS: Final = (("LBRACE", "([", "{"), ("ARROW", ":=", "->"), ("RBRACE", ";", ","))
 _PREFIX: Final[Mapping[str, str]] = MappingProxyType({"!": "~", "\u00ac": "~"})
 
 
@@ -190,7 +201,19 @@ def reserved_word(stop: Stop, word: Word) -> PatternError:
         )
     if "NAME" in stop.accepts:
         return ReservedWordError(word.span, name=quoted(word.text))
-    return UnexpectedTextError(word.span, found=quoted(word.text), expected=stop.expected)
+    return UnexpectedTextError(
+        word.span, found=quoted(word.text), expected=stop.expected, hint=_modifier_hint(stop, word)
+    )
+
+
+def _modifier_hint(stop: Stop, word: Word) -> str | None:
+    """For a second `with`, or one in a group of heads."""
+    if word.kind != "WITH":
+        return None
+    if stop.wants_modifier:
+        return "did you mean ','?"
+    in_group = stop.opened is not None and stop.opened.text == "{"
+    return "a group's modifiers stand in parentheses: '(... with ...)'" if in_group else None
 
 
 def unexpected_end(stop: Stop) -> UnexpectedEndError:
@@ -223,6 +246,9 @@ def _operator_hint(stop: Stop, text: str) -> str | None:
         return "did you mean '='?"
     if text == "/" and "QUOTIENT" in stop.accepts:
         return "did you mean '//'?"
+    for terminal, written, meant in _FOR_HEADS:
+        if terminal in stop.accepts and text in written:
+            return f"did you mean '{meant}'?"
     if "RELATION" in stop.accepts and text in _WRITTEN:
         return f"did you mean '{_WRITTEN[text]}'?"
     table = _INFIX if stop.wants_operator else _PREFIX if "TILDE" in stop.accepts else {}
@@ -305,10 +331,35 @@ def _join_hint(stop: Stop, word: Word) -> str | None:
     return f"did you mean {joined}?" if is_named else None
 
 
+def _file_hint(stop: Stop, word: Word) -> str | None:
+    """For a token in place of a definition, or behind the name of a parameter."""
+    if stop.accepts == {"COLON"} and stop.last is not None:
+        return f"a parameter has a type: {quoted(stop.last.text + ': int')}"
+    if not stop.wants_item or stop.wants_operator:
+        return None
+    if word.text == "as":
+        return "an imported pattern keeps its name"
+    if word.kind == "IMPORT":
+        return "did you mean 'from ... import ...'?"
+    is_pattern = word.kind in {"NAME", "LPAR", "TILDE"}
+    return "a pattern needs a name: 'pattern mine = ...'" if is_pattern else None
+
+
+def _predicate_hint(stop: Stop, word: Word) -> str | None:
+    """For a bracket behind a complete number in a predicate."""
+    if word.kind == "LPAR" and stop.last_kind == "NAME":
+        return "a predicate has no functions, and subscripts stand in '[...]'"
+    if word.kind == "LSQB" and stop.last_kind == "RSQB":
+        return "all subscripts of a tensor stand in one pair of brackets: 't[q, k]'"
+    return None
+
+
 def _position_hint(stop: Stop, word: Word) -> str | None:
     """For a token behind a complete pattern, or in place of a definition."""
-    if stop.wants_item and word.kind in {"NAME", "LPAR", "TILDE"} and not stop.wants_operator:
-        return "a pattern needs a name: 'pattern mine = ...'"
+    if stop.is_file and (hint := _file_hint(stop, word)) is not None:
+        return hint
+    if "RELATION" in stop.accepts:
+        return _predicate_hint(stop, word)
     if stop.wants_modifier and word.kind in {"BAR", "AMPERSAND", "MINUS", "TILDE"}:
         return "'with' stands after the whole pattern"
     if not stop.wants_operator:

@@ -97,7 +97,7 @@ def _write_example(statement: ExampleLayout, writer: Writer) -> None:
     picture = (
         f' = "{rows[0]}"'
         if len(rows) == 1
-        else "\n".join([' = """', *(indent + row for row in rows), indent + '"""'])
+        else "\n".join([' = """', *(row and indent + row for row in rows), indent + '"""'])
     )
     tail = len(picture.split("\n")[0])
     writer.write("example ")

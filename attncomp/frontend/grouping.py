@@ -346,5 +346,9 @@ def _content(text: str) -> str:
 
 
 def _picture(text: str) -> tuple[str, ...]:
-    """The rows of a picture."""
-    return tuple(row.strip() for row in _LINE_END.split(_content(text)) if row.strip())
+    """The rows of a picture, one empty row between two heads."""
+    rows: list[str] = []
+    for row in map(str.strip, _LINE_END.split(_content(text))):
+        if row or (rows and rows[-1]):
+            rows.append(row)
+    return tuple(rows if rows[-1] else rows[:-1])

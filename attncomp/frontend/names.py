@@ -26,6 +26,7 @@ from attncomp.frontend.predicate import (
 )
 
 _INDICES: Final = frozenset(VARIABLES)
+_FLEX: Final = {"q_idx": "q", "kv_idx": "k"}  # as FlexAttention has them
 
 
 def free_names(condition: Condition) -> Iterator[Variable]:
@@ -46,7 +47,7 @@ def check_names(condition: Condition, known: Mapping[str, object] | None) -> Non
             if is_known:
                 raise AmbiguousNameError(variable.span, name=quoted(variable.name))
         elif not is_known:
-            close = suggest(variable.name, [*_INDICES, *(known or ())])
+            close = _FLEX.get(variable.name) or suggest(variable.name, [*_INDICES, *(known or ())])
             hint = f"did you mean '{close}'?" if close is not None else None
             raise UnknownIndexError(variable.span, name=quoted(variable.name), hint=hint)
 

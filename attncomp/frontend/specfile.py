@@ -52,7 +52,7 @@ from attncomp.frontend.syntax import (
 _TYPES: Final[Mapping[str, type[Value]]] = MappingProxyType(
     {"int": int, "float": float, "str": str, "bool": bool}
 )
-_LINE: Final = re.compile(r"[^\r\n]+")
+_LINE: Final = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
 _GATES: Final = frozenset("#.123456789")
 
 
@@ -90,7 +90,8 @@ class FileScope:
 class Example:
     """A call with tensors and the gates it must give: rows of `#` (1), `.` (0), digits (tenths).
 
-    Rows are queries, columns keys; `tensors` holds a literal a name. `span` is the whole item.
+    Rows are queries, columns keys, with an empty row between the matrices of heads; `tensors` holds
+    a literal a name. `span` is the whole item.
     """
 
     pattern: Syntax
@@ -103,6 +104,16 @@ class Example:
     def text(self) -> str:
         """The call as written."""
         return self.pattern.span.text
+
+    @property
+    def n_heads(self) -> int:
+        """How many heads the picture shows."""
+        return 1 + self.picture.count("")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Queries and keys of one head."""
+        return (len(self.picture) + 1) // self.n_heads - 1, len(self.picture[0])
 
     def expand(self) -> Expr:
         """The tree of the call; PatternError where it has none."""
@@ -276,18 +287,25 @@ def _shape(given: Given, value: TensorLiteral) -> tuple[int, ...]:
 
 
 def _picture(span: Span) -> tuple[str, ...]:
-    """The rows of a picture, blanks around them cut off."""
+    """The rows of a picture, blanks around them cut off, "" between two heads."""
     quotes = 3 if span.text[:3] in ('"""', "'''") else 1
-    rows: list[Span] = []
+    heads: list[list[Span]] = [[]]
     for match in _LINE.finditer(span.source.text, span.start + quotes, span.end - quotes):
-        row = match[0].strip()
+        row = match[1].strip()
         if row:
-            start = match.start() + match[0].index(row)
-            rows.append(Span(span.source, start, start + len(row)))
-    if not rows:
+            start = match.start() + match[1].index(row)
+            heads[-1].append(Span(span.source, start, start + len(row)))
+        elif heads[-1]:
+            heads.append([])
+    heads = [rows for rows in heads if rows]
+    if not heads:
         raise PictureError(span, expected="a row of gates for each query", found="none")
-    _check_rows(rows)
-    return tuple(row.text for row in rows)
+    _check_rows([row for rows in heads for row in rows])
+    for rows in heads:
+        if len(rows) != len(heads[0]):
+            expected = f"{len(heads[0])} rows, as the first head has"
+            raise PictureError(rows[0], expected=expected, found=str(len(rows)))
+    return tuple("\n\n".join("\n".join(r.text for r in rows) for rows in heads).split("\n"))
 
 
 def _check_rows(rows: Iterable[Span]) -> None:

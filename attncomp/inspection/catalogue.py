@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -31,11 +32,47 @@ from attncomp.pictures.request import pictured
 _LENGTH = 16  # of a thumbnail: all examples show their sizes in it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """What makes patterns but has no arguments that a table could list."""
+
+    title: str
+    doc: str
+    example: str
+
+    def section(self, length: int, seed: int) -> Section:
+        """Its text and the picture of its example."""
+        picture = pictured(parse(self.example), length, seed=seed)
+        return Section(
+            title=self.title,
+            lead=f"{self.doc}\n\n{picture.caption}\n",
+            text=as_characters(picture.gate),
+            file=f"{self.title.split('(')[0].split('{')[0]}.txt",
+            picture=picture,
+        )
+
+
+_FORMS = (
+    _Form(
+        title="where(predicate)",
+        doc="The pairs that meet a predicate: comparisons of integers, joined by and, or, not.\n"
+        "Integers are the positions q and k, the head h, the row b of the batch, the number n of\n"
+        "keys, entries of tensors of the call, as in segment[b, k], and + - * // % of integers.",
+        example="where((q - k) % 3 == 0 and q - k < 8 and k <= q)",
+    ),
+    _Form(
+        title="heads{slice -> pattern, ...}",
+        doc="A pattern for each group of query heads, by half-open slices as Python has them.",
+        example="heads{0:4 -> window(3), 4: -> causal}",
+    ),
+)
+
+
 def catalogue_sections(
     library: Library | None, length: int | None = None, seed: int = 0
 ) -> list[Section]:
-    """A section a pattern: the primitives, the modifiers, the shipped definitions, then those of
-    `library`.
+    """A section a pattern: primitives, `where` and `heads`, modifiers, shipped definitions, then
+    those of `library`.
 
     length: queries and keys of the drawings. They are of a primitive's `example`, or of the first
     example of a definition's file that calls it; a definition without any has none. One that reads
@@ -52,6 +89,7 @@ def catalogue_sections(
         length = _LENGTH if given else size
         picture = pictured(parse(call), length, tensors=given, seed=seed, name=call)
         sections.append(_section(row, "a primitive", picture))
+    sections += [form.section(size, seed) for form in _FORMS]
     sections += [_section(row, "a modifier", None) for row in MODIFIERS.values()]
     for source in (shipped(), library):
         sections += [] if source is None else _definitions(source, size, seed)
@@ -81,9 +119,9 @@ def _picture(example: Example, length: int, seed: int) -> Picture:
     name = printable(" ".join(example.text.split()))
     if not pattern.integer_tensors and LOGITS not in example.tensors:
         return pictured(expr, length, seed=seed, name=name)
-    rows, columns = len(example.picture), len(example.picture[0])
     try:
-        return pictured(expr, rows, columns, tensors_of(example, pattern), seed=seed, name=name)
+        given = tensors_of(example, pattern)
+        return pictured(expr, *example.sides, given, seed=seed, name=name)
     except CallError as error:
         raise ExampleError(example.span, reason=str(error)) from error
 

@@ -21,10 +21,6 @@ class Part:
     heads: Run | None = None
     n_heads: int | None = None
 
-    @property
-    def is_first(self) -> bool:
-        return self.heads is None or self.heads[0] == 0
-
     def pictured(self, length: int, seed: int) -> Picture:
         """The mask of the first of these heads."""
         head = 0 if self.heads is None else self.heads[0]

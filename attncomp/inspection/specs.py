@@ -73,21 +73,19 @@ def check_examples(library: Library) -> tuple[str, bool]:
 
 
 def draw_example(example: Example) -> tuple[str, ...]:
-    """The gates of an example's pattern as rows of characters, for as many queries and keys as its
-    picture has. Scores and logits with fewer dimensions are those of one row and head.
+    """The gates of an example's pattern as rows of characters, for as many heads, queries and keys
+    as its picture has. Scores and logits with fewer dimensions are those of one row and head.
 
     Raises ExampleError for tensors that do not fit.
     """
     pattern = CompiledPattern(example.expand())
     tensors: dict[str, Any] = tensors_of(example, pattern)
     try:
-        gates = pattern.mask(len(example.picture), len(example.picture[0]), **tensors)
+        gates = pattern.mask(*example.sides, heads=example.n_heads, batch=1, **tensors)
     except CallError as error:
         raise ExampleError(example.span, reason=str(error)) from error
-    if gates.shape[:2] != (1, 1):
-        reason = f"a picture shows one matrix, found {gates.shape[0]} x {gates.shape[1]}"
-        raise ExampleError(example.span, reason=reason)
-    return tuple(as_characters(gates[0, 0]).split())
+    drawn = [as_characters(head) for head in gates[0].expand(example.n_heads, -1, -1)]
+    return tuple("\n".join(drawn).rstrip("\n").split("\n"))
 
 
 def tensors_of(example: Example, pattern: CompiledPattern) -> dict[str, torch.Tensor]:
@@ -111,5 +109,5 @@ def _beside(expected: tuple[str, ...], found: tuple[str, ...]) -> list[str]:
     lines = [f"       {'expected':{width}}  found"]
     for left, right in zip(expected, found, strict=True):
         mark = "" if left == right else "  <"
-        lines.append(f"       {left:{width}}  {right}{mark}")
+        lines.append(f"       {left:{width}}  {right}{mark}".rstrip())
     return lines

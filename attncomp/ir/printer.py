@@ -87,7 +87,7 @@ def box_text(box: Box) -> str:
 def selection_text(op: SparseK) -> str:
     """`sparsek(k=512, lag=256)`: the selection without its gate mode."""
     lag = f", lag={op.lag}" if op.lag else ""
-    scores = f", scores={op.scores}" if op.scores != "scores" else ""
+    scores = f', scores="{op.scores}"' if op.scores != "scores" else ""
     return f"sparsek(k={op.k}{lag}{scores})"
 
 

@@ -14,7 +14,7 @@ from attncomp.frontend.primitives import lookup
 def call(name: str, /, **values: Value) -> Call:
     """A primitive called from Python with these arguments; PatternError shows that line."""
     span = caller()
-    return Call(name, lookup(name).bind(_arguments(values, span)), span)
+    return Call(name, lookup(name).bind(_arguments(values, span), missing_span=span), span)
 
 
 def modifier(name: str, /, **values: Value) -> Modifier:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, Final, cast
@@ -37,6 +37,7 @@ _VISITED: Final = 0.14  # the share of its hue in a pair that a sweep visits in 
 _LEAST: Final = 0.35  # and in a pair with a gate just above 0
 _MIN_PIXELS: Final = 4  # below, the edges of tiles would hide what is inside
 _MAX_TITLES: Final = 8
+_IN_A_ROW: Final = 3
 _COLUMNS: Final = 76  # characters a line that fit the width
 
 
@@ -45,21 +46,36 @@ def figure_of(picture: Picture, size: float = 6.4, *, axes: Axes | None = None) 
 
     Raises BackendError without matplotlib.
     """
+    if axes is None:
+        return figure_of_all([picture], size)
+    _draw(axes, picture)
+    return cast("Figure", axes.figure)
+
+
+def figure_of_all(pictures: Sequence[Picture], size: float = 6.4) -> Figure:
+    """Pictures of one shape on a figure, each `size` inches wide, three in a row.
+
+    Raises BackendError without matplotlib.
+    """
     figure_type = _matplotlib().figure.Figure
-    if axes is not None:
-        _draw(axes, picture)
-        return cast("Figure", axes.figure)
-    n_queries, n_keys = picture.gate.shape
+    n_queries, n_keys = pictures[0].gate.shape
+    columns = min(len(pictures), _IN_A_ROW)
+    rows = -(-len(pictures) // columns)
     # Pairs come out square: beside them stand the queries' numbers, above and below them text.
     height = (size - 0.8) * min(max(n_queries / n_keys, 0.15), 1.5)
-    figure: Figure = figure_type(figsize=(size, height), layout="constrained")
-    lines = _draw(figure.add_subplot(), picture)
-    figure.set_size_inches(size, height + 0.175 * lines + 0.6)
+    figure: Figure = figure_type(figsize=(columns * size, rows * height), layout="constrained")
+    lines = max(
+        _draw(figure.add_subplot(rows, columns, place), picture)
+        for place, picture in enumerate(pictures, 1)
+    )
+    figure.set_size_inches(columns * size, rows * (height + 0.175 * lines + 0.6))
     return figure
 
 
-def save(picture: Picture, target: Path | IO[Any], suffix: str, size: float = 6.4) -> None:
-    """Write a picture as `.png`, `.svg` or `.pdf`; equal pictures give equal files.
+def save(
+    pictures: Sequence[Picture], target: Path | IO[Any], suffix: str, size: float = 6.4
+) -> None:
+    """Write pictures of one shape as `.png`, `.svg` or `.pdf`; equal pictures give equal files.
 
     Raises BackendError without matplotlib, OSError if the file cannot be written.
     """
@@ -68,15 +84,15 @@ def save(picture: Picture, target: Path | IO[Any], suffix: str, size: float = 6.
         # Whatever style the session has set.
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"svg.hashsalt": "attncomp", "svg.fonttype": "none"})
-        figure_of(picture, size).savefig(
+        figure_of_all(pictures, size).savefig(
             target, format=suffix[1:], dpi=150, metadata=_UNDATED.get(suffix)
         )
 
 
-def svg(picture: Picture) -> str:
-    """A small picture as SVG, equal texts for equal pictures; BackendError without matplotlib."""
+def svg(*pictures: Picture) -> str:
+    """Small pictures as SVG, equal texts for equal pictures; BackendError without matplotlib."""
     text = io.StringIO()
-    save(picture, text, ".svg", size=5.2)
+    save(pictures, text, ".svg", size=5.2)
     return text.getvalue()
 
 

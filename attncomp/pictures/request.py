@@ -13,9 +13,16 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import OptionError, TensorShapeError
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.frontend.heads import at_head, has_groups, least_heads, with_heads
+from attncomp.frontend.heads import (
+    at_head,
+    has_groups,
+    least_heads,
+    spans_of_heads,
+    with_heads,
+)
 from attncomp.ir.build import build, build_all_heads
 from attncomp.ir.graph import Graph
+from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import needs_logits, tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.ir.tables import LOGITS
@@ -53,17 +60,20 @@ def pictured(
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
-    Scores, thresholds and logits that are not among `tensors` are standard normal from `seed`,
-    which the caption says. n_queries: None for the least of a few lengths at which the pattern
-    shows its sizes. tile: queries by keys, a number for both; None for about an eighth of the keys.
-    head and batch choose one of as many heads and rows of the batch as the tensors have; heads: how
-    many a pattern with groups of heads has, by default the fewest that fit. name: what the caption
-    calls the pattern, its canonical text if not given.
+    Scores of keys or blocks, thresholds and logits that are not among `tensors` are standard normal
+    from `seed`, which the caption says. n_queries: None for the least of a few lengths at which the
+    pattern shows its sizes. tile: queries by keys, a number for both; None for about an eighth of
+    the keys. head and batch choose one of as many heads and rows of the batch as the tensors have;
+    heads: how many a pattern with groups of heads has, by default the fewest that fit. name: what
+    the caption calls the pattern, its canonical text if not given. Modifiers' tensors are not
+    needed.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
     """
-    pattern, tensors = to_text(expr), {} if tensors is None else tensors
+    learned = {tensor.name for part in modifiers_by_group(expr) for tensor in part.learned}
+    tensors = {n: tensor for n, tensor in (tensors or {}).items() if n not in learned}
+    pattern = to_text(expr)
     name = pattern if name is None else name
     if has_groups(expr):
         expr, heads = _one_head(expr, head, heads, tensors, pattern)
@@ -84,6 +94,17 @@ def pictured(
     return picture(
         graph, plan, n_queries, n_keys, checked, sizes, place, tile=side, caption=caption
     )
+
+
+def pictured_groups(expr: Expr) -> list[Picture]:
+    """The pictures of a pattern, one for each group of heads, at a length that suits all."""
+    if not has_groups(expr):
+        return [pictured(expr, None)]
+    heads = least_heads(expr)
+    bound = with_heads(expr, heads)
+    firsts = [start for start, _, _ in spans_of_heads(bound, heads)]
+    length = max(_length(lower(at_head(bound, head), _PROBLEM)) for head in firsts)
+    return [pictured(expr, length, head=head, heads=heads) for head in firsts]
 
 
 def _one_head(

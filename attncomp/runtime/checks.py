@@ -160,15 +160,15 @@ def _check_key_value(q: Tensor, k: Tensor, v: Tensor, pattern: str) -> None:
         )
 
 
-def check_names(given: Mapping[str, object], needed: Sequence[str], pattern: str) -> None:
-    """Raise UnknownTensorError for a keyword that the pattern has no use for."""
+def check_names(given: Mapping[str, object], known: Sequence[str], pattern: str) -> None:
+    """Raise UnknownTensorError for a keyword that is none of the known ones."""
     for name in given:
-        if name not in needed:
-            close = suggest(name, (*needed, *CALL_OPTIONS))
+        if name not in known:
+            close = suggest(name, (*known, *CALL_OPTIONS))
             hint = f" (did you mean '{close}'?)" if close is not None else ""
             raise UnknownTensorError(
                 subject=name,
-                expected=_quoted_list(needed or ("q", "k", "v")),
+                expected=f"a tensor named {_quoted_list(known)}" if known else "no tensors",
                 found=f"'{name}'{hint}",
                 pattern=pattern,
             )

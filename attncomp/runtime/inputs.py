@@ -70,42 +70,57 @@ def checked_inputs(
 ) -> dict[str, Tensor]:
     """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what tests read of each tensor; learned: tensors of modifiers; all others are scores
-    of keys. q is the call's, None for a mask. logits: the shape of those that a mask needs as well.
+    entries: what tests read of each tensor; learned: tensors of modifiers, which may be given where
+    they are not needed; all others are scores of keys. q is the call's, None for a mask. logits:
+    the shape of those that a mask needs as well.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
-    check_names(tensors, needed if logits is None else (*needed, LOGITS), pattern)
-    checked = {}
     widths = dict(learned)
+    others = () if q is None or needed else ("q", "k", "v")
+    of_mask = () if logits is None else (LOGITS,)
+    check_names(tensors, (*dict.fromkeys((*needed, *widths)), *of_mask, *others), pattern)
+    checked = {}
     for name in needed:
         if q is not None and name in widths:
             check_given(name, tensors.get(name), learned_text(widths[name]), pattern)
             check_learned(name, tensors[name], widths[name], pattern, q)
             checked[name] = tensors[name]
-            continue
-        if name not in entries:
+        elif name not in entries:
             check_given(name, tensors.get(name), _score_layout(sizes, q), pattern)
             check_scores(name, tensors[name], sizes.n_keys, pattern, q)
             checked[name] = tensors[name]
-            continue
-        if are_thresholds(entries[name]):
+        elif are_thresholds(entries[name]):
             check_given(name, tensors.get(name), learned_text(None), pattern)
             check_thresholds(name, tensors[name], sizes.heads, pattern, q)
             checked[name] = as_thresholds(tensors[name], q)
-            continue
-        layout = entry_layout(entries[name], sizes)
-        if not isinstance(tensors.get(name), Tensor):  # words of symbolic sizes fix them
-            check_given(name, tensors.get(name), _layout_text(layout), pattern)
-        if q is not None:
-            check_device(name, tensors[name], q, pattern)
-        dtypes = SCORE_DTYPES if are_scores(entries[name]) else _INTEGER_DTYPES
-        _check_entries(name, tensors[name], layout, dtypes, pattern)
-        checked[name] = _widened(tensors[name])
+        else:
+            given = tensors.get(name)
+            checked[name] = _checked_entries(name, given, entries[name], sizes, pattern, q)
     if logits is not None:
         check_logits(tensors.get(LOGITS), logits, pattern)
         check_real(LOGITS, tensors[LOGITS], pattern)
         checked[LOGITS] = tensors[LOGITS].detach()
     return checked
+
+
+def _checked_entries(
+    name: str,
+    tensor: Tensor | None,
+    entries: Sequence[Entry],
+    sizes: Sizes,
+    pattern: str,
+    q: Tensor | None,
+) -> Tensor:
+    """A tensor that tests read entries of, or of a table made from it."""
+    layout = entry_layout(entries, sizes)
+    if not isinstance(tensor, Tensor):  # words of symbolic sizes fix them
+        check_given(name, tensor, _layout_text(layout), pattern)
+    assert tensor is not None
+    if q is not None:
+        check_device(name, tensor, q, pattern)
+    dtypes = SCORE_DTYPES if are_scores(entries) else _INTEGER_DTYPES
+    _check_entries(name, tensor, layout, dtypes, pattern)
+    return _widened(tensor)
 
 
 def mask_inputs(
@@ -115,11 +130,12 @@ def mask_inputs(
     n_queries: int,
     sizes: Sizes,
     pattern: str,
+    learned: Sequence[Learned] = (),
 ) -> dict[str, Tensor]:
     """What the dense mask of a graph is made of, an entry a head; CallError as `checked_inputs`."""
     shape = (sizes.batch, sizes.heads, n_queries, sizes.n_keys) if needs_logits(graph) else None
     names = tensor_names(graph)
-    checked = checked_inputs(tensors, names, entries, sizes, pattern, logits=shape)
+    checked = checked_inputs(tensors, names, entries, sizes, pattern, learned=learned, logits=shape)
     return with_all_heads(checked, entries, sizes.heads)
 
 

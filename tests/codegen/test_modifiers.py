@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from modifier_support import dense_gradients, learned_tensors, module_gradients
 from strategies import modified, patterns, problems
 from torch import Tensor
 from torch_modules import PATTERNS, kernels_of, make_plan
-from triton_support import error_norm, interpreter, wide
+from triton_support import OVERFLOWS, error_norm, wide
 from triton_support import kernels_of as interpreted_kernels
 from triton_support import make_plan as make_triton_plan
 
@@ -92,12 +91,6 @@ def test_each_modifier(modifiers: str, shape: Shape, generator: torch.Generator)
         check_torch(f"{pattern} with {modifiers}", shape, generator)
 
 
-@pytest.fixture(scope="module")
-def interpreted() -> Iterator[None]:
-    with interpreter():
-        yield
-
-
 def check_triton(
     pattern: str | Expr,
     shape: Shape,
@@ -119,23 +112,8 @@ def check_triton(
     assert not wrong, wrong
 
 
-interpreting = [
-    pytest.mark.usefixtures("interpreted"),
-    # Numbers that are not attended may overflow before the mask drops them.
-    pytest.mark.filterwarnings(
-        "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
-    ),
-]
-
-
-def marked(test: Callable[..., None]) -> Callable[..., None]:
-    """The test with all of `interpreting`."""
-    for mark in interpreting:
-        test = mark(test)
-    return test
-
-
-@marked
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 @settings(max_examples=8)
 @given(
     pattern=modified(patterns(max_leaves=3)),
@@ -151,28 +129,32 @@ def test_any_pattern_in_the_interpreter(
     check_triton(pattern, shape, generator, scores=scores, with_lse=with_lse)
 
 
-@marked
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("mode", GATE_MODES)
 def test_gate_modes_in_the_interpreter(mode: GateMode, generator: torch.Generator) -> None:
     pattern = f'sparsek(k=6, lag=2, gate="{mode}") | window(4) with {ALL}'
     check_triton(pattern, SHAPE, generator)
 
 
-@marked
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("modifiers", EACH)
 def test_each_modifier_in_the_interpreter(modifiers: str, generator: torch.Generator) -> None:
     check_triton(f"causal with {modifiers}", MORE_QUERIES, generator)
     check_triton(f"window(9) | first(2) with {modifiers}", MORE_KEYS, generator)
 
 
-@marked
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("size", [1, 2, 60])
 def test_tables_of_all_widths(size: int, generator: torch.Generator) -> None:
     check_torch(f"full with bias({size})", SHAPE, generator)
     check_triton(f"full with bias({size})", SHAPE, generator)
 
 
-@marked
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 def test_a_pattern_of_no_pairs_has_its_sinks(generator: torch.Generator) -> None:
     check_torch(f"window(3) & ~causal with {ALL}", MORE_KEYS, generator)
     check_triton(f"window(3) & ~causal with {ALL}", MORE_KEYS, generator)

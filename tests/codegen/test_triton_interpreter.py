@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from selection_reference import split_state
 from strategies import SCORE_KINDS, patterns, problems, score_tensor, sparse_ks
 from torch import Tensor
-from triton_support import assert_near, interpreter, load_plan, make_plan, run_plan, wide
+from triton_support import OVERFLOWS, assert_near, load_plan, make_plan, run_plan, wide
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_layout
@@ -22,18 +21,7 @@ from attncomp.ir.ops import GateMode
 
 TOLERANCE = 1e-5
 SCALE = 0.3
-# Numbers that are not attended may overflow before the mask drops them, here as on a GPU.
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
-    )
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreted() -> Iterator[None]:
-    with interpreter():
-        yield
+pytestmark = [pytest.mark.usefixtures("interpreted"), OVERFLOWS]
 
 
 def check(

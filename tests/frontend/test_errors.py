@@ -114,7 +114,7 @@ class TestErrorsOfLaterStages:
         (errors.TensorDeviceError, "device "),
         (errors.TensorLayoutError, "layout "),
         (errors.MissingTensorError, "tensor "),
-        (errors.UnknownTensorError, "a tensor named "),
+        (errors.UnknownTensorError, ""),
         (errors.OptionError, ""),
     ],
 )
@@ -148,7 +148,18 @@ def test_errors_survive_pickling_and_copying(error: errors.AttncompError) -> Non
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("windw", "window"), ("WINDOW", "window"), ("casual", "causal"), ("zzz", None), ("", None)],
+    [
+        ("windw", "window"),
+        ("WINDOW", "window"),
+        ("casual", "causal"),
+        ("TopK", "topk_blocks"),
+        ("to", None),
+        ("global", None),
+        ("zzz", None),
+        ("", None),
+    ],
 )
 def test_suggest(name: str, found: str | None) -> None:
-    assert errors.suggest(name, ["window", "causal"]) == found
+    assert errors.suggest(name, ["topk_blocks_too", "topk_blocks", "window", "causal", "moba"]) == (
+        found
+    )

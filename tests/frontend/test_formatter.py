@@ -49,7 +49,7 @@ CASES = {
         "pattern a = b example a = '''#'''"
         " example a = '''\n\t#..\n\r\n  .1.'''  # c\npattern c = a",
         'pattern a = b\n\nexample a = "#"\n\n'
-        'example a = """\n    #..\n    .1.\n    """  # c\n\npattern c = a\n',
+        'example a = """\n    #..\n\n    .1.\n    """  # c\n\npattern c = a\n',
     ),
     "predicates": (
         "pattern a = where(i-j<3 and(j%2==0 or not s[ i,j//2 ]!=s[j,- -i]))-b",

@@ -218,7 +218,7 @@ def test_least_heads(text: str, count: int) -> None:
             error: unexpected '(': expected '{'
              --> <spec>:1:6
               | heads(full)
-              |      ^
+              |      ^ did you mean '{'?
             """,
         ),
         (

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from dense import Shape, assert_close, make_graph, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_gates import READING, Entries, Pair, block_gate
 from strategies import SCORE_KINDS, patterns, score_tensor, scores, shapes
 from torch import Tensor
 
@@ -65,16 +65,6 @@ def selected_keys(u: list[float], k: int) -> set[int]:
     return set(sorted(range(len(u)), key=lambda j: -max(u[j], -1e308))[:k])
 
 
-class Pair(NamedTuple):
-    """The indices of a pair: query and key position, head, row of the batch, number of keys."""
-
-    q: int
-    k: int
-    h: int
-    b: int
-    n: int
-
-
 def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any]) -> float:
     """The gate of a pattern for a pair, from the definitions."""
     match expr:
@@ -91,36 +81,11 @@ def pair_gate(expr: ast.Expr, pair: Pair, u: list[float], given: dict[str, Any])
         case ast.HeadGroups(groups=groups):
             ((_, member),) = (g for g in groups if pair.h in range(64)[g[0].start : g[0].stop])
             return pair_gate(member, pair, u, given)
-    if expr.name == "threshold":
-        logits, theta = given["logits"].tensor[pair.b, pair.h], given["theta"].tensor[pair.h]
-        return float(logits[pair.q - pair.n, pair.k].item() >= theta.item())
-    is_table = "blocks" in expr.name
-    return block_gate(expr, pair, given) if is_table else call_gate(expr, pair.q, pair.k, u)
-
-
-def block_gate(call: ast.Call, pair: Pair, given: dict[str, Any]) -> float:
-    arguments: dict[str, Any] = dict(call.arguments)
-    size = arguments["size"]
-    query, key, n_blocks = pair.q // size, pair.k // size, -(-pair.n // size)
-    if query < 0:
-        return 0.0
-    match call.name:
-        case "blocks":
-            return float(given["block_mask"][pair.b, pair.h, query, key] != 0)
-        case "topk_blocks":
-            row = given["block_scores"].tensor[pair.b, 0, query, : query + 1].tolist()
-            worst_last = sorted(range(len(row)), key=lambda j: (math.isnan(row[j]), -row[j], j))
-            return float(key in worst_last[: arguments["k"]])
-        case _:
-            seeded = mixed(mixed(np.uint32(arguments["seed"])) + np.uint32(query))
-            draws = (mixed(seeded + np.uint32(i)) % n_blocks for i in range(arguments["count"]))
-            return float(key in [int(draw) for draw in draws])
-
-
-def mixed(x: np.uint32) -> np.uint32:
-    x = (x ^ x >> np.uint32(16)) * np.uint32(0x7FEB352D)
-    x = (x ^ x >> np.uint32(15)) * np.uint32(0x846CA68B)
-    return x ^ x >> np.uint32(16)
+    if "blocks" in expr.name:
+        return block_gate(expr, pair, given)
+    if expr.name in READING:
+        return float(READING[expr.name](pair, given))
+    return call_gate(expr, pair.q, pair.k, u)
 
 
 def call_gate(call: ast.Call, q: int, key: int, u: list[float]) -> float:
@@ -150,20 +115,6 @@ CRISP: dict[str, Callable[..., bool]] = {
 }
 
 
-class _Entries:
-    """An integer tensor whose entries are 0 outside of it; a dimension of size 1 serves all."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __getitem__(self, places: int | tuple[int, ...]) -> int:
-        places = places if isinstance(places, tuple) else (places,)
-        sizes = list(zip(places, self.tensor.shape, strict=True))
-        inside = all(0 <= p < size or (size == 1 and p >= 0) for p, size in sizes)
-        clamped = tuple(min(p, size - 1) for p, size in sizes)
-        return int(self.tensor[clamped]) if inside else 0
-
-
 # unsigned arithmetic overflows on purpose
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @given(st.data())
@@ -174,7 +125,7 @@ def test_every_pattern_means_what_its_definition_says(data: st.DataObject) -> No
     graph = build(expr)
     seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
     given = mask_tensors(shape, torch.Generator().manual_seed(seed))
-    entries = {name: _Entries(tensor) for name, tensor in given.items()}
+    entries = {name: Entries(tensor) for name, tensor in given.items()}
     gate = gate_matrix(
         graph, shape.n_queries, shape.n_keys, {**given, "scores": u}, shape.query_heads, shape.batch
     ).expand(shape.batch, shape.query_heads, -1, -1)

@@ -36,10 +36,13 @@ example mine(
 '''
 
 
+FORMS = ("where(predicate)", "heads{slice -> pattern, ...}")
+
+
 def signatures() -> list[str]:
     """Those of all that a text may name, in the order of the catalogue."""
-    rows = [*PRIMITIVES.values(), *MODIFIERS.values(), *map(shipped().definition, shipped())]
-    return [row.signature for row in rows]
+    primitives, modifiers = ([r.signature for r in t.values()] for t in (PRIMITIVES, MODIFIERS))
+    return [*primitives, *FORMS, *modifiers, *map(shipped().signature, shipped())]
 
 
 def entry(shown: str, signature: str) -> str:
@@ -129,7 +132,8 @@ def test_a_seed_is_for_the_scores() -> None:
 def test_files(tmp_path: Path) -> None:
     paths = output("--catalogue", "--output", str(tmp_path)).splitlines()
     assert paths == [
-        str(tmp_path / f"{name}.txt") for name in (*PRIMITIVES, *MODIFIERS, *shipped())
+        str(tmp_path / f"{name}.txt")
+        for name in (*PRIMITIVES, "where", "heads", *MODIFIERS, *shipped())
     ]
     window = (tmp_path / "window.txt").read_text(encoding="utf-8")
     assert window.rstrip("\n") == entry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,9 @@ from matplotlib.figure import Figure
 import attncomp
 from attncomp.errors import BackendError, CallError
 from attncomp.frontend.parser import parse
-from attncomp.pictures.figure import FORMATS, figure_of, save
+from attncomp.pictures.figure import FORMATS, figure_of, figure_of_all, save
 from attncomp.pictures.palette import blend, hue
-from attncomp.pictures.request import pictured
+from attncomp.pictures.request import pictured, pictured_groups
 
 SPEC = "sparsek(k=4) | window(3)"
 TITLES = ["window: 0 <= q - k < 3", "sparsek(k=4) where q - k >= 3"]
@@ -120,6 +121,11 @@ def test_svg() -> None:
     assert len(text) < 40_000
 
 
+def test_scores_of_blocks_are_drawn_and_integers_are_not() -> None:
+    assert "block_scores standard normal" in str(attncomp.compile("moba(1, 16)")._repr_svg_())
+    assert attncomp.compile("documents")._repr_svg_() is None
+
+
 def test_equal_patterns_have_equal_svgs() -> None:
     text = attncomp.compile(SPEC)._repr_svg_()
     with matplotlib.rc_context({"figure.facecolor": "black", "text.color": "white"}):
@@ -147,7 +153,7 @@ def test_no_svg_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files(suffix: str, tmp_path: Path) -> None:
     picture = pictured(parse(SPEC), 24)
     one, two = (tmp_path / f"{name}{suffix}" for name in "ab")
-    save(picture, one, suffix)
+    save([picture], one, suffix)
     assert invoke(SPEC, "--mask", "24", "--output", str(two)).exit_code == 0
     assert one.read_bytes() == two.read_bytes()
     beginnings = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -177,3 +183,23 @@ def test_plot_errors_are_those_of_mask() -> None:
         with pytest.raises(CallError) as masked:
             pattern.mask(*sizes, **tensors)  # type: ignore[arg-type]
         assert str(plotted.value) == str(masked.value)
+
+
+def test_groups_of_heads_stand_side_by_side(tmp_path: Path) -> None:
+    """A notebook and `--output` show every group, three in a row."""
+    groups = "heads{0:2 -> window(20), 2 -> sparsek(k=8), 3 -> full, 4: -> sparsek(k=8) | first(4)}"
+    drawn = attncomp.compile(groups)._repr_svg_()
+    assert drawn is not None
+    heads = ("head 0 of 5", "head 2 of 5", "head 3 of 5", "head 4 of 5")
+    text = " ".join(re.sub(r"<[^>]*>", " ", drawn).split())
+    assert all(head in text for head in heads)
+    pictures = pictured_groups(parse(groups))
+    assert {picture.gate.shape for picture in pictures} == {(48, 48)}
+    figure = figure_of_all(pictures)
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    cells = [(place.rowspan.start, place.colspan.start) for place in places if place is not None]
+    assert cells == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    path = tmp_path / "groups.svg"
+    assert invoke(groups, "--mask", "24", "--output", str(path)).exit_code == 0
+    written = " ".join(re.sub(r"<[^>]*>", " ", path.read_text()).split())
+    assert all(head in written for head in heads)

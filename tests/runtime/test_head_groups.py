@@ -9,13 +9,14 @@ import torch
 from dense import Shape, assert_close, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modifier_support import run
 from strategies import head_groups, patterns, problems
 from torch import Generator, Tensor
 from triton_support import interpreter
 
 import attncomp
 from attncomp.errors import HeadGroupError, OptionError
-from attncomp.frontend.ast import Expr, HeadGroups
+from attncomp.frontend.ast import HeadGroups
 from attncomp.ir.ops import GATE_MODES
 from attncomp.runtime.head_groups import pieces
 
@@ -61,21 +62,6 @@ def call_inputs(case: str, generator: Generator, n: int = 37) -> tuple[str, dict
     integer = {"until": integers(1, heads), "shift": integers(2), "near": integers(heads)}
     needed = attncomp.compile(spec).integer_tensors
     return spec, tensors, {name: integer[name] for name in needed}
-
-
-def run(
-    spec: str | Expr, backend: str, tensors: dict[str, Tensor], given: Any
-) -> dict[str, Tensor]:
-    """out, lse and the gradients of all inputs, for gradients that depend on out and lse."""
-    leaves: dict[str, Any] = {name: t.clone().requires_grad_() for name, t in tensors.items()}
-    pattern = attncomp.compile(spec, backend=backend)
-    out, lse = pattern(**leaves, **given, return_lse=True)
-    attended = lse[lse > -torch.inf]
-    total = out.sin().sum() + attended.cos().sum()
-    if total.requires_grad:
-        total.backward()
-    grads = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in leaves.items()}
-    return {"out": out, "lse": lse} | grads
 
 
 @pytest.mark.parametrize("case", CASES)

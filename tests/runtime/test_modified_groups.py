@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dense import assert_close
+from modifier_support import run
 from torch import Generator, Tensor
 from triton_support import interpreter
 
@@ -84,17 +85,6 @@ def call_inputs(
             sizes = [heads, width] if width else [heads]
             tensors[name] = normal(2, kv_heads, n + 3) if name == "scores" else normal(*sizes)
     return spec, tensors, {name: given[name] for name in pattern.tensors if name in given}
-
-
-def run(
-    spec: str, backend: str, tensors: dict[str, Tensor], given: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    leaves: dict[str, Any] = {name: t.clone().requires_grad_() for name, t in tensors.items()}
-    pattern = attncomp.compile(spec, backend=backend)
-    out, lse = pattern(**leaves, **given, return_lse=True)
-    attended = lse[lse > -torch.inf]
-    (out.sin().sum() + attended.cos().sum()).backward()
-    return {"out": out, "lse": lse} | {name: leaf.grad for name, leaf in leaves.items()}
 
 
 @pytest.mark.parametrize("case", CASES)

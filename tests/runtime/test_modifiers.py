@@ -223,5 +223,15 @@ def test_what_a_pattern_says_of_itself() -> None:
 def test_masks_know_no_modifiers() -> None:
     plain, pattern = attncomp.compile("window(4)"), attncomp.compile("window(4) with sink")
     assert torch.equal(pattern.mask(9), plain.mask(9))
-    with pytest.raises(errors.UnknownTensorError):
-        pattern.mask(9, sink=torch.zeros(1))
+    # A mask and a picture take what a call takes.
+    assert torch.equal(pattern.mask(9, sink=torch.zeros(4)), plain.mask(9))
+    assert pattern.plot(9, sink=torch.zeros(4)).axes
+    grouped = attncomp.compile("heads{0 -> (full with sink), 1: -> causal}")
+    assert grouped.plot(9, sink=torch.zeros(4), head=1).axes
+    for text, given in (("window(4)", "sink"), ("window(4) with sink", "sinks")):
+        known = "no tensors" if given == "sink" else "a tensor named 'sink'"
+        hint = "" if given == "sink" else " (did you mean 'sink'?)"
+        with pytest.raises(errors.UnknownTensorError) as caught:
+            attncomp.compile(text).mask(9, **{given: torch.zeros(4)})
+        message = f"{given}: expected {known}, found '{given}'{hint} (pattern '{text}')"
+        assert str(caught.value) == message

@@ -95,6 +95,8 @@ def test_what_a_pattern_says_of_its_tensors() -> None:
         'sparsek(k=2, scores="far") | window(1)'
     )
     assert "near [B, G, Nk], far [B, G, Nk]" in pattern.explain()
+    labels = [sweep.label for sweep in pattern.plan.sweeps]  # as one would write them
+    assert any(label.startswith('sparsek(k=7, lag=3, scores="far")') for label in labels)
     with pytest.raises(UnknownTensorError, match=r"found 'neer' \(did you mean 'near'\?\)"):
         pattern.mask(4, neer=torch.zeros(1, 1, 4), far=torch.zeros(1, 1, 4))
 

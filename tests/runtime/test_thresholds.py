@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 import attncomp
 from attncomp import patterns as P
-from attncomp.errors import CallError, PatternError
+from attncomp.errors import CallError, MissingTensorError, PatternError
 from attncomp.frontend.parser import parse
 from attncomp.nn import PatternAttention
 from attncomp.pictures.request import pictured
@@ -314,9 +314,13 @@ def test_explain() -> None:
     assert "at most 64 a query, in one softmax" in bounded and "time         O(N)," in bounded
 
 
-def test_a_layer_has_no_thresholds() -> None:
-    with pytest.raises(ValueError) as caught:
-        PatternAttention(dim=64, heads=4, pattern=SPEC)
-    assert str(caught.value) == (
-        f"pattern: expected one tensor of scores at most, found theta in '{SPEC}'"
-    )
+def test_a_layer_takes_thresholds_in_its_call(generator: torch.Generator) -> None:
+    layer = PatternAttention(dim=64, heads=4, pattern=SPEC)
+    x = torch.randn(1, 20, 64, generator=generator)
+    with pytest.raises(MissingTensorError, match="theta: expected tensor"):
+        layer(x)
+    lowest = torch.full((4,), -torch.inf)
+    every = PatternAttention(dim=64, heads=4, pattern=SPEC.replace(" & threshold", ""))
+    every.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x, theta=lowest), every(x))
+    assert not torch.equal(layer(x, theta=torch.zeros(4)), every(x))
