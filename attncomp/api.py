@@ -36,10 +36,11 @@ from attncomp.runtime.dense import dense_attention
 from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import (
     Sizes,
-    are_scores,
     autocast,
     checked_inputs,
+    integer_names,
     learned_text,
+    mask_inputs,
     mask_sizes,
     shape_text,
 )
@@ -49,7 +50,7 @@ from attncomp.runtime.program import (
     problem_from,
     usual_problem,
 )
-from attncomp.runtime.tables import BlockParts, with_all_heads
+from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class CompiledPattern:
         Tensors that `where` reads are keyword arguments by the names they have there: integers or
         bool, with a size of B or 1 for a subscript b, one that divides Hq for h, Nk for q and k.
         Masks and scores of blocks (`blocks`, `topk_blocks`) have T = ceil(Nk / size) for q and k.
-        Modifiers' tensors, [Hq] or as wide as a table of biases, are keywords too, of any floating
+        Thresholds [Hq] and modifiers' tensors, [Hq] or as wide as a table, are of any floating
         dtype. scale defaults to 1 / sqrt(D); a pattern with a scale of its own takes none.
 
         Returns out [B, Hq, Nq, Dv] in q's dtype; with return_lse also lse [B, Hq, Nq], natural,
@@ -259,7 +260,7 @@ class CompiledPattern:
     @property
     def integer_tensors(self) -> tuple[str, ...]:
         """Those among `tensors` that `where` reads, integers or bool; all others are floats."""
-        return tuple(name for name, read in self._entries.items() if not are_scores(read))
+        return integer_names(self._entries)
 
     @property
     def backend(self) -> str | None:
@@ -334,8 +335,8 @@ class CompiledPattern:
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
         the head h or the row b itself, or has groups of heads, needs them. Tensors are those of a
-        call; modifiers' change no gate and may lack. The dtype is that of scores, else float64.
-        Takes time and memory of Nq * Nk. Raises CallError for what does not fit, as a call does.
+        call, of which modifiers' may lack; thresholds need `logits` [B or 1, Hq, Nq, Nk]. The dtype
+        is that of scores, else float64. Takes time and memory of Nq * Nk. Raises CallError.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
@@ -343,9 +344,8 @@ class CompiledPattern:
             raise head_groups.no_number(self._text)
         every = self._all_heads
         sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        known = self._gating, self._entries, sizes, self._text
-        given = checked_inputs(tensors, *known, learned=self._learned)
-        given = with_all_heads(given, self._entries, sizes.heads)
+        known = every, self._entries, self._learned, self._text
+        given = mask_inputs(tensors, n_queries, sizes, *known)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 

@@ -17,6 +17,8 @@ from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, modifiers_of
 from attncomp.ir.ops import Op
 from attncomp.ir.reference import reference_attention
+from attncomp.runtime.extents import Call
+from attncomp.runtime.inputs import as_thresholds
 from attncomp.runtime.tables import BlockParts, block_state
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -120,7 +122,7 @@ def random_inputs(
 
 
 def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random tensors of all the shapes that tests of pairs ask for: integers, and block_scores."""
+    """Random tensors of all the shapes that tests ask for: integers, block_scores, thresholds."""
     s = shape
 
     def drawn(high: int, *size: int) -> Tensor:
@@ -135,7 +137,34 @@ def integer_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         "until": drawn(2 * s.n_keys, 1, s.query_heads, s.n_keys),  # [1, Hq, Nk]
         "tiles": drawn(2, 1, -(-s.n_keys // 5), -(-s.n_keys // 5)),  # [1, Nk / 5, Nk / 5]
         **block_tensors(shape, generator),
+        "theta": torch.randn(s.query_heads, generator=generator, dtype=torch.float64),
     }
+
+
+def mask_tensors(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """The same, and logits [B, Hq, Nq, Nk] for masks to compare with thresholds."""
+    s, given = shape, integer_tensors(shape, generator)
+    size = s.batch, s.query_heads, s.n_queries, s.n_keys
+    return given | {"logits": torch.randn(size, generator=generator, dtype=torch.float64)}
+
+
+def apart(inputs: Inputs, scale: float) -> Inputs:
+    """The same with thresholds that rounding in float32 keeps on their side of every logit.
+
+    Each stands in the middle of one of the widest gaps between the logits of its head.
+    """
+    shared = inputs.q.shape[1] // inputs.k.shape[1]
+    logits = scale * inputs.q.double() @ inputs.k.double().repeat_interleave(shared, 1).mT
+    theta = []
+    for row in logits.transpose(0, 1).flatten(1).cpu():
+        ordered = torch.nn.functional.pad(row.sort().values, (1, 1))
+        ordered[0], ordered[-1] = ordered[1] - 1, ordered[-2] + 1
+        place = len(ordered) // 4  # the ends have the widest ones
+        middle = ordered[place : len(ordered) - place]
+        widest = middle.diff().argmax()
+        theta.append(middle[widest : widest + 2].mean())
+    given = {**inputs.given, "theta": torch.stack(theta).to(inputs.q.device)}
+    return replace(inputs, given=given)
 
 
 def block_tensors(
@@ -151,8 +180,10 @@ def block_tensors(
 
 def blocks_of(plan: KernelPlan, inputs: Inputs) -> list[Tensor]:
     """What kernels read beside selections: integer tensors, and lists of blocks."""
-    heads, n_keys = inputs.q.shape[1], inputs.k.shape[2]
-    return block_state(BlockParts.of(plan), inputs.given, heads, n_keys, inputs.q.device)
+    given = dict(inputs.given)
+    if "theta" in given:
+        given["theta"] = as_thresholds(given["theta"], inputs.q)
+    return block_state(BlockParts.of(plan), Call.of(inputs.q, inputs.k, given))
 
 
 def run_with_gradients(attend: Attend, inputs: Inputs, *, with_lse: bool = True) -> Result:

@@ -50,6 +50,9 @@ def mixed(x: np.uint32) -> np.uint32:
 READING: dict[str, Callable[[Pair, dict[str, Any]], bool]] = {
     "documents": lambda p, t: t["documents"][p.b, p.q] == t["documents"][p.b, p.k],
     "prefix_lm": lambda p, t: p.k <= p.q or p.k < t["prefix_lengths"][p.b],
+    "threshold": lambda p, t: bool(
+        t["logits"].tensor[p.b, p.h, p.q - p.n, p.k] >= t["theta"].tensor[p.h]
+    ),
     "lifetime": lambda p, t: p.k <= p.q < t["evict"][p.b, p.h, p.k],
 }
 

@@ -164,6 +164,7 @@ def _crisp_leaves() -> Drawn[Expr]:
         _sizes(1).map(lambda size: Call("chunk", (("size", size),))),
         st.sampled_from(_PREDICATES).map(Where),
         st.sampled_from(("documents", "prefix_lm", "lifetime")).map(lambda name: Call(name, ())),
+        st.just(Call("threshold", (("theta", "theta"),))),
         _block_lists(),
     )
 

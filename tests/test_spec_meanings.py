@@ -83,6 +83,8 @@ ELSEWHERE = {
     "sparsek_window": "test_oracle.py, as its text is one of sparsek and window",
     "locret": "above",
     "random_blocks": "test_oracle.py",
+    "threshold": "test_oracle.py",
+    "top_theta": "test_thresholds.py",
     **dict.fromkeys(("blocks", "topk_blocks", "bigbird"), "test_block_specs.py"),
     **dict.fromkeys(("block_sparse", "nsa_selection", "moba", "quest"), "test_block_specs.py"),
 }
@@ -110,6 +112,7 @@ KEYS = {
     "documents_full": "grow with the context length",
     "prefix_language_model": "grow with the context length",
     "block_diffusion": "grow with the context length",
+    "top_theta": "grow with the context length",
     "tree": "grow with the context length",
     "sparse_transformer_strided": "grow with the context length",
     "sparse_transformer_fixed": "grow with the context length",

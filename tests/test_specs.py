@@ -68,7 +68,7 @@ def test_defaults_compile_and_compute(name: str) -> None:
     parameters = shipped().definition(name).parameters
     assert all(parameter.default is not REQUIRED for parameter in parameters)
     attend = attncomp.compile(name, backend="torch")
-    query, key, value = torch.randn(3, 1, 2, 24, 16)
+    query, key, value = torch.randn(3, 1, 2, 24, 16).round()  # so that all sums are exact
     tensors: dict[str, Any] = {
         name: torch.randn(1, 1, 24) if shape == "[B, G, Nk]" else torch.randn(sizes(shape, 24))
         for name, shape in attend.shapes.items()
@@ -76,6 +76,8 @@ def test_defaults_compile_and_compute(name: str) -> None:
     for tensor in attend.integer_tensors:
         tensors[tensor] = torch.randint(0, 3, sizes(attend.shapes[tensor], 24))
     out = attend(query, key, value, **tensors)
+    if name == "top_theta":
+        tensors["logits"] = query @ key.mT / 4
     # Selections of default size take all of 24 keys: every gate is 0 or 1.
     attended = attend.mask(24, **tensors).bool()
     dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, attended)
@@ -84,7 +86,7 @@ def test_defaults_compile_and_compute(name: str) -> None:
 
 def sizes(shape: str, length: int) -> tuple[int, ...]:
     """Sizes that a shape in symbols allows: `[B or 1, Nk / 4, ...]` of 24 keys is (1, 6, 24)."""
-    known = {"B or 1": 1, "H dividing Hq": 1, "Nk": length, "...": length}
+    known = {"B or 1": 1, "H dividing Hq": 1, "Hq": 2, "Nk": length, "...": length}
     names = shape.strip("[]").split(", ")
     return tuple(
         known[name] if name in known else -(-length // int(name.rpartition(" ")[2]))

@@ -45,6 +45,7 @@ def _environment() -> jinja2.Environment:
         expressions.reads_draws,
         expressions.reads_entries,
         expressions.asks_for_size,
+        expressions.compares_logits,
         triton_view.modifier_sums,
     ):
         environment.filters[query.__name__] = query
@@ -83,6 +84,8 @@ def render(plan: KernelPlan) -> str:
         tensor_arguments=functools.partial(triton_view.tensor_arguments, plan),
         walk_arguments=functools.partial(triton_view.walk_arguments, plan),
         walk_texts=functools.partial(entries.walk_texts, plan),
+        extent_texts=functools.partial(entries.extent_texts, plan),
+        extent_arguments=functools.partial(triton_view.extent_arguments, plan),
         sink_argument=triton_view.sink_argument(plan),
         modifier_arguments=triton_view.modifier_arguments(plan),
         tensor_text=functools.partial(entries.tensor_text, plan),

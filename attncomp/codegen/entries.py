@@ -16,7 +16,8 @@ from attncomp.codegen.expressions import (
 )
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
-from attncomp.ir.affine import Drawn, Entry, IndexName, index
+from attncomp.ir.affine import Drawn, Entry, IndexName, Passing, index
+from attncomp.ir.ops import Condition
 
 _QUERY_MAJOR: Final = "[:, None]"
 
@@ -38,13 +39,20 @@ def walk_texts(plan: KernelPlan, walk: int) -> tuple[str, str]:
     return f"state[{before}]", f"state[{before + 1}]"
 
 
+def extent_texts(plan: KernelPlan, extent: Condition) -> tuple[str, str]:
+    """The host's expressions for both tables of an extent, behind the walks in `state`."""
+    before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors)
+    before += 2 * len(plan.walks) + 2 * plan.extents.index(extent)
+    return f"state[{before}]", f"state[{before + 1}]"
+
+
 def modifier_text(plan: KernelPlan, kind: str) -> str:
     """The host's expression for the tensor of a modifier, the last ones in `state`."""
     modifiers = plan.modifiers
     given = {"slopes": modifiers.slopes, "bias": modifiers.bias, "sink": modifiers.sink}
     present = [name for name, value in given.items() if value is not None]
     before = len(plan.selections) * len(state_fields(plan)) + len(plan.tensors)
-    before += 2 * len(plan.walks)
+    before += 2 * len(plan.walks) + 2 * len(plan.extents)
     return f"state[{before + present.index(kind)}]"
 
 
@@ -93,7 +101,10 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
 
     row and col are the subscripts that lift vectors over a tile's queries and keys. Query-major
     kernels (row "[:, None]") hold several heads in the rows of a tile, key-major ones take one head
-    at a time.
+    at a time. What thresholds are compared with is the tile's `product`, summed in float32. Tiles
+    of another shape, and transposed ones in key-major kernels, may sum in another order: a pair
+    whose logit is within rounding of its threshold may be attended in one kernel and not in the
+    next, and then has gradients in dk and dv alone, or in dq alone.
     """
     names = _indices(row, col, row)
     values: dict[IndexName | Entry, str] = {}
@@ -103,6 +114,8 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
             block = subscript_text(entry.indices[1], names, TRITON)
             drawn = " | ".join(f"({load.value} == {block})" for load in loads)
             values[entry] = f"({drawn}).to(tl.int32)"
+        elif isinstance(entry.table, Passing):
+            values[entry] = f"product * scale >= {values[entry]}"
     return {**names, **values}
 
 
@@ -167,10 +180,18 @@ def torch_names(sweep: SweepPlan) -> Names:
         "n": "tile.n_keys",
     }
     for entry in condition_entries(sweep.condition):
+        if isinstance(entry.table, Passing):
+            names[entry] = f"product >= {pointer(entry.name)}[tile.head]"
+            continue
         positions = (subscript_text(position, names, TORCH) for position in entry.indices)
         function = "drawn" if isinstance(entry.table, Drawn) else "entry"
         names[entry] = f"{function}({pointer(entry.name)}, {', '.join(positions)})"
     return names
+
+
+def compares(sweep: SweepPlan) -> bool:
+    """Whether a sweep's condition asks for the logits of pairs."""
+    return any(isinstance(e.table, Passing) for e in condition_entries(sweep.condition))
 
 
 def spreads(sweep: SweepPlan) -> bool:

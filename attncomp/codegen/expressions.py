@@ -18,7 +18,17 @@ from attncomp.codegen.plan import (
     Smallest,
     SweepPlan,
 )
-from attncomp.ir.affine import Affine, Drawn, Entry, Index, IndexName, Product, Quotient, Remainder
+from attncomp.ir.affine import (
+    Affine,
+    Drawn,
+    Entry,
+    Index,
+    IndexName,
+    Passing,
+    Product,
+    Quotient,
+    Remainder,
+)
 from attncomp.ir.ops import Condition, Range, Requirement, Where
 
 
@@ -254,8 +264,13 @@ def reads_draws(plan: KernelPlan) -> bool:
 
 
 def reads_entries(plan: KernelPlan) -> bool:
-    """Whether a condition of the plan reads entries of any other tensor."""
-    return any(not isinstance(entry.table, Drawn) for entry in plan.entries.values())
+    """Whether a condition of the plan reads entries of any other tensor of integers."""
+    return any(not isinstance(e.table, Drawn | Passing) for e in plan.entries.values())
+
+
+def compares_logits(plan: KernelPlan) -> bool:
+    """Whether a condition of the plan compares the logits of pairs with thresholds."""
+    return any(isinstance(entry.table, Passing) for entry in plan.entries.values())
 
 
 def asks_for_size(plan: KernelPlan) -> bool:
@@ -272,6 +287,9 @@ def condition_indices(condition: Condition) -> frozenset[IndexName]:
 def _test_text(required: Requirement, names: Names, dialect: Dialect) -> str:
     """A comparison; in 64 bits where a number on the way may not fit into 32."""
     test = required.test
+    if test.passing is not None:
+        text = names[test.passing]
+        return text if required.holds else f"~({text})"
     relation = {"==": ("!=", "=="), ">=": ("<", ">=")}[test.relation][required.holds]
     sides = _apart(test) if test.relation == "==" else test.sides
     if max(side.reach for side in sides) >= _NARROW:

@@ -156,7 +156,7 @@ class KernelPlan:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the integer tensors that conditions read, in the order of the state."""
+        """Names of the tensors that conditions read, in the order of the state."""
         return tuple(self.entries)
 
     @property
@@ -170,6 +170,12 @@ class KernelPlan:
     def walks(self) -> tuple[Walk, ...]:
         """The distinct walks of the sweeps, in the order of the state."""
         return tuple(dict.fromkeys(s.walk for s in self.sweeps if s.walk is not None))
+
+    @property
+    def extents(self) -> tuple[Condition, ...]:
+        """The distinct extents of the sweeps' bounds, in the order of the state."""
+        found = (s.bounds.extent for s in self.sweeps if s.bounds is not None)
+        return tuple(dict.fromkeys(extent for extent in found if extent))
 
     @property
     def block_entries(self) -> tuple[Entry, ...]:

@@ -18,13 +18,15 @@ class SweepView:
     which pairs count; reads: these and the source. mask: the condition of a pair as an expression
     over `distance`, `key`, `tile` and `selected_<i>`, "" for none; residual: the part of it that
     full blocks need not evaluate; spread: the condition that differs from head to head or from row
-    to row of the batch. gates: selections whose gates the pair's gate is made of, () where
-    only their choice matters. gate: the pair's gate over `m<i>`. owners: per selection, when its
-    gate is the pair's. weighted: whether the forward's scores or weights depend on the gate.
-    keyed: whether the gates need to know the block's keys. full_tiles: whether some blocks are
-    looked for that need no mask. located: whether modifiers need to know the keys of a list.
-    tensors: names of the integer tensors that the condition reads. walk: the number of the walk
-    that lists the sweep's keys, None for none.
+    to row of the batch; decided: in the place of it, a condition over the pair's `product` as well.
+    gates: selections whose gates the pair's gate is made of, () where only their choice matters.
+    gate: the pair's gate over `m<i>`. owners: per selection, when its gate is the pair's. weighted:
+    whether the forward's scores or weights depend on the gate. keyed: whether the gates need to
+    know the block's keys. full_tiles: whether some blocks are looked for that need no mask.
+    located: whether modifiers or products' conditions need to know the keys of a list. tensors:
+    names of the tensors that the mask or `spread` reads. walk: the number of the walk that lists
+    the sweep's keys, None for none. extent: the number of the extent that limits its range, None
+    for none.
     """
 
     index: int
@@ -39,6 +41,7 @@ class SweepView:
     residual: str
     mask: str
     spread: str
+    decided: str
     gates: tuple[int, ...]
     gate: str
     owners: dict[int, str]
@@ -48,6 +51,7 @@ class SweepView:
     located: bool
     tensors: tuple[str, ...]
     walk: int | None
+    extent: int | None
 
     @property
     def listed(self) -> bool:
@@ -65,7 +69,7 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
     residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""
     present = "" if sweep.gate is None else _presence(sweep.gate, sweep.source)
     absent = [f"~selected_{i}" for i in sweep.absent]
-    condition, spread = _condition(sweep)
+    condition, spread, decided = _condition(sweep)
     conditions = [text for text in (residual, condition, present, *absent) if text]
     flags = set(sweep.absent)
     gates: tuple[int, ...] = ()
@@ -87,17 +91,26 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         reads=tuple(sorted(flags | ({sweep.source} if sweep.source is not None else set()))),
         residual=residual,
         spread=spread,
+        decided=decided,
         mask=" & ".join(_operand(text) if len(conditions) > 1 else text for text in conditions),
         gates=gates,
         gate=gate,
         owners=owners,
         weighted=bool(gates) and plan.mode != "straight_through",
-        full_tiles=sweep.full_tiles and bool(residual or condition) and not flags,
-        tensors=tuple(map(entries.pointer, entries.tensors_of([sweep]))),
+        full_tiles=sweep.full_tiles and bool(residual or condition or spread) and not flags,
+        tensors=() if decided else tuple(map(entries.pointer, entries.tensors_of([sweep]))),
         keyed=any(i != sweep.source for i in gates),
         walk=None if sweep.walk is None else plan.walks.index(sweep.walk),
-        located=plan.modifiers.positional and (sweep.source is not None or sweep.walk is not None),
+        extent=_extent(plan, sweep),
+        located=(plan.modifiers.positional or "key" in decided)
+        and (sweep.source is not None or sweep.walk is not None),
     )
+
+
+def _extent(plan: KernelPlan, sweep: SweepPlan) -> int | None:
+    if sweep.bounds is None or not sweep.bounds.extent:
+        return None
+    return plan.extents.index(sweep.bounds.extent)
 
 
 def _bounds(sweep: SweepPlan) -> dict[str, str]:
@@ -108,11 +121,14 @@ def _bounds(sweep: SweepPlan) -> dict[str, str]:
     return dict(zip(names, ends, strict=True))
 
 
-def _condition(sweep: SweepPlan) -> tuple[str, str]:
-    """The sweep's condition as text: for all heads and rows of the batch alike, or for each."""
+def _condition(sweep: SweepPlan) -> tuple[str, str, str]:
+    """The sweep's condition as text: for all heads and rows of the batch alike, for each of them,
+    or for each product of a query and a key."""
     names = entries.torch_names(sweep)
     text = expressions.condition_text(sweep.condition, names, expressions.TORCH)
-    return ("", text) if entries.spreads(sweep) else (text, "")
+    if entries.compares(sweep):
+        return "", "", text
+    return ("", text, "") if entries.spreads(sweep) else (text, "", "")
 
 
 def _operand(text: str) -> str:

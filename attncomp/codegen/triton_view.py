@@ -85,6 +85,24 @@ def walk_arguments(
     return arguments
 
 
+def extent_arguments(
+    plan: KernelPlan, sweeps: Sequence[SweepPlan], *, of_keys: bool = False
+) -> list[Argument]:
+    """What a kernel needs of the extents of its sweeps: of queries', or of keys' tables."""
+    arguments = []
+    limited = {sweep.bounds.extent for sweep in sweeps if sweep.bounds is not None}
+    for i, extent in enumerate(plan.extents):
+        if extent not in limited:
+            continue
+        table = entries.extent_texts(plan, extent)[of_keys]
+        arguments += [
+            Argument(f"extent_{i}", table),
+            Argument(f"extent_rows_{i}", f"launch.rows({table})"),
+            Argument(f"extent_heads_{i}", f"heads // {table}.shape[1]"),
+        ]
+    return arguments
+
+
 def modifier_arguments(plan: KernelPlan) -> list[Argument]:
     """What a kernel reads of the modifiers that change the logits of keys."""
     arguments = []
@@ -123,6 +141,8 @@ def size_names(plan: KernelPlan) -> list[str]:
         names += [f"groups_{i}", f"capacity_{i}"]
     for i in range(len(plan.walks)):
         names += [f"list_rows_{i}", f"list_heads_{i}", f"list_width_{i}"]
+    for i in range(len(plan.extents)):
+        names += [f"extent_rows_{i}", f"extent_heads_{i}"]
     for name, rank in entries.tensors_of(plan.sweeps).items():
         sizes = [(entries.pointer(name), place) for place in range(rank)]
         names += [f"{p}_{kind}_{place}" for p, place in sizes for kind in ("stride", "size")]

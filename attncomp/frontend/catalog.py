@@ -267,7 +267,7 @@ class Primitive(Signature):
     """A row of the table. `soft`: its gate may lie between 0 and 1.
 
     `example` is a call with small arguments, for pictures; empty where the name alone is one.
-    `given` are the integer tensors of the picture, as nested lists. `choices` are further sets of
+    `given` are tensors of the picture, scores aside, as nested lists. `choices` are further sets of
     parameters, any one of which may stand in place of `parameters`.
     """
 

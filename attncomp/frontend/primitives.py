@@ -131,6 +131,20 @@ _ROWS = (
         example="random_blocks(count=2, size=4)",
     ),
     Primitive(
+        name="threshold",
+        parameters=(
+            Parameter(
+                name="theta",
+                type=str,
+                default="theta",
+                names_tensor=True,
+                doc="Name of the call's tensor [Hq] of thresholds, floats.",
+            ),
+        ),
+        doc="The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].",
+        given={"theta": [0.5]},
+    ),
+    Primitive(
         name="sparsek",
         parameters=(
             _count("k", "Keys selected for a query."),

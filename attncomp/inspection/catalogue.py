@@ -25,6 +25,7 @@ from attncomp.frontend.syntax import Reference
 from attncomp.inspection.drawing import as_characters
 from attncomp.inspection.section import Section
 from attncomp.inspection.specs import tensors_of
+from attncomp.ir.tables import LOGITS
 from attncomp.pictures.picture import Picture
 from attncomp.pictures.request import pictured
 
@@ -75,7 +76,7 @@ def catalogue_sections(
 
     length: queries and keys of the drawings. They are of a primitive's `example`, or of the first
     example of a definition's file that calls it; a definition without any has none. One that reads
-    integer tensors is drawn as large as those of its example are.
+    integer tensors or logits is drawn as large as those of its example are.
 
     Raises PatternError for an example that is none.
     """
@@ -116,7 +117,7 @@ def _picture(example: Example, length: int, seed: int) -> Picture:
     expr = example.expand()
     pattern = compile_pattern(expr)
     name = printable(" ".join(example.text.split()))
-    if not pattern.integer_tensors:
+    if not pattern.integer_tensors and LOGITS not in example.tensors:
         return pictured(expr, length, seed=seed, name=name)
     try:
         given = tensors_of(example, pattern)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -14,6 +14,8 @@ from attncomp.frontend.library import SUFFIX
 from attncomp.frontend.parser import parse
 from attncomp.frontend.specfile import Example
 from attncomp.inspection.drawing import as_characters
+
+_LOGITS_RANK: Final = 4  # [B or 1, Hq, Nq, Nk]: what a mask needs beside the tensors of a call
 
 
 def is_file(spec: str) -> bool:
@@ -72,7 +74,7 @@ def check_examples(library: Library) -> tuple[str, bool]:
 
 def draw_example(example: Example) -> tuple[str, ...]:
     """The gates of an example's pattern as rows of characters, for as many heads, queries and keys
-    as its picture has. Scores with fewer than three dimensions are of one row and group.
+    as its picture has. Scores and logits with fewer dimensions are those of one row and head.
 
     Raises ExampleError for tensors that do not fit.
     """
@@ -88,16 +90,17 @@ def draw_example(example: Example) -> tuple[str, ...]:
 
 def tensors_of(example: Example, pattern: CompiledPattern) -> dict[str, torch.Tensor]:
     """The tensors that an example gives its pattern."""
+    ranks = {name: shape.count(",") + 1 for name, shape in pattern.shapes.items()}
     return {
         name: torch.tensor(value).long()
         if name in pattern.integer_tensors
-        else _batched(torch.tensor(value, dtype=torch.float64))
+        else _batched(torch.tensor(value, dtype=torch.float64), ranks.get(name, _LOGITS_RANK))
         for name, value in example.tensors.items()
     }
 
 
-def _batched(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape((1,) * (3 - tensor.dim()) + tuple(tensor.shape))
+def _batched(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    return tensor.reshape((1,) * (rank - tensor.dim()) + tuple(tensor.shape))
 
 
 def _beside(expected: tuple[str, ...], found: tuple[str, ...]) -> list[str]:

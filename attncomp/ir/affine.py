@@ -19,6 +19,10 @@ from typing import Final, Literal, TypeAlias
 from typing_extensions import assert_never
 
 from attncomp.frontend.predicate import VariableName
+from attncomp.ir.tables import Drawn as Drawn
+from attncomp.ir.tables import Passing as Passing
+from attncomp.ir.tables import Table
+from attncomp.ir.tables import Top as Top
 
 IndexName: TypeAlias = VariableName | Literal["first", "last", "n_keys"]
 
@@ -66,42 +70,16 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
-    """A table of 0 and 1: whether a block of keys is among the `count` best of a block of queries.
-
-    The entry's tensor holds a score for each pair of blocks. Those up to the queries' own block
-    compete; of equal scores the earlier block is the better one, NaN is worse than any number, -inf
-    is the lowest finite number.
-    """
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A table of 0 and 1: whether a block of keys is drawn for a block of queries.
-
-    With T = ceil(n / size) blocks, draw i of block q is mix(mix(mix(seed) + q) + i) % T in unsigned
-    32-bit arithmetic, where mix(x) is x ^= x >> 16; x *= 0x7feb352d; x ^= x >> 15; x *= 0x846ca68b;
-    x ^= x >> 16 (https://nullprogram.com/blog/2018/07/31/).
-    """
-
-    count: int
-    size: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """`tensor[i, j, ...]`, an entry of an integer tensor given at the call; 0 outside of it.
 
     table: None for the tensor itself, else what is read in its place, made at the call: `Top` from
-    a tensor of scores, `Drawn` from none.
+    a tensor of scores, `Drawn` from none; `Passing`, from one of thresholds, in the kernels.
     """
 
     tensor: str
     indices: tuple[Affine, ...]
-    table: Top | Drawn | None = None
+    table: Table | None = None
 
     def __str__(self) -> str:
         match self.table:
@@ -111,6 +89,8 @@ class Entry:
                 name = f"top{count}({self.tensor})"
             case Drawn(count, _, seed):
                 name = f"drawn({count}, seed={seed})"
+            case Passing():
+                name = f"logit >= {self.tensor}"
             case _:
                 assert_never(self.table)
         return f"{name}[{', '.join(map(str, self.indices))}]"
@@ -119,7 +99,7 @@ class Entry:
     def name(self) -> str:
         """What the tensor that kernels read is called; one that is made has dots in its name."""
         match self.table:
-            case None:
+            case None | Passing():
                 return self.tensor
             case Top(count):
                 return f"{self.tensor}.top.{count}"
@@ -365,6 +345,8 @@ def _indices(t: Term) -> frozenset[IndexName]:
     if isinstance(t, Index):
         return frozenset({t.name})
     names: frozenset[IndexName] = frozenset()
+    if isinstance(t, Entry) and isinstance(t.table, Passing):
+        names = frozenset({"b", "q", "k"})  # those of the logit, beside the head
     return names.union(*(part.indices for part in _parts(t)))
 
 

@@ -23,11 +23,22 @@ from attncomp.frontend.diagnose import RESERVED
 from attncomp.frontend.heads import heads_condition, of_every_head
 from attncomp.frontend.parser import parse
 from attncomp.frontend.predicate import VARIABLES, Condition, at
-from attncomp.ir.affine import Drawn, Entry, Top, index, term
+from attncomp.ir.affine import Drawn, Entry, Passing, Top, index, term
 from attncomp.ir.conditions import add_condition
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.modifiers import check_tensor_names
-from attncomp.ir.ops import Box, Complement, Intersection, Interval, Op, SparseK, Union, Where
+from attncomp.ir.ops import (
+    Box,
+    Complement,
+    Intersection,
+    Interval,
+    Op,
+    SparseK,
+    Union,
+    Where,
+    reaches,
+)
+from attncomp.ir.tables import LOGITS
 
 CALL_NAMES: Final = (
     *("self", "q", "k", "v", "scale", "return_lse"),
@@ -70,6 +81,7 @@ PRIMITIVE_OPS: Final[Mapping[str, Callable[..., Op]]] = MappingProxyType(
         "causal": lambda span: Box(distance=_PAST, span=span),
         "window": _window,
         "first": _first,
+        "threshold": reaches,
         "sparsek": lambda span, **arguments: SparseK(span=span, **arguments),
     }
 )
@@ -201,14 +213,21 @@ def _check_tensors(graph: Graph) -> dict[str, str]:
     uses: dict[str, str] = dict.fromkeys(RESERVED, "a reserved word")
     uses |= dict.fromkeys(map(str, VARIABLES), "an index of the pair")
     uses |= dict.fromkeys(CALL_NAMES, "an argument of every call")
+    entries = [(op, e) for op in ops if isinstance(op, Where) for e in op.value.entries]
+    thresholds = [e for _, e in entries if isinstance(e.table, Passing)]
+    uses |= {LOGITS: "an argument of masks"} if thresholds else {}
     selections = [op for op in ops if isinstance(op, SparseK)]
     for selection in selections:
         if selection.scores in uses:
             name, use = quoted(selection.scores), uses[selection.scores]
             raise TensorNameError(selection.span, name=name, use=use)
     uses |= {op.scores: "a tensor of scores" for op in selections}
-    entries = [(op, e) for op in ops if isinstance(op, Where) for e in op.value.entries]
     uses |= {e.tensor: "a tensor of scores" for _, e in entries if isinstance(e.table, Top)}
+    for op, entry in entries:
+        if isinstance(entry.table, Passing) and entry.tensor in uses:
+            name, use = quoted(entry.tensor), uses[entry.tensor]
+            raise TensorNameError(op.span, name=name, use=use)
+    uses |= {e.tensor: "a tensor of thresholds" for e in thresholds}
     ranks: dict[str, int] = {}
     for op, entry in entries:
         if entry.table is None:

@@ -21,7 +21,7 @@ from typing import Final, Literal, TypeAlias
 from attncomp.errors import Span
 from attncomp.frontend.catalog import GATE_MODES as GATE_MODES
 from attncomp.frontend.catalog import GateMode as GateMode
-from attncomp.ir.affine import Affine
+from attncomp.ir.affine import Affine, Entry, Passing, constant, index, term
 from attncomp.ir.schedule import Schedule
 
 
@@ -89,6 +89,8 @@ class Box:
 class Where:
     """Pairs whose indices q, k, h, b, n give `value` 0 (relation "==") or at least 0 (">=").
 
+    Of `reaches`, pairs whose logit is at least a threshold.
+
     q and k are positions, h is the query head, b the row of the batch and n the number of keys.
     """
 
@@ -98,9 +100,17 @@ class Where:
 
     def text(self, holds: bool = True) -> str:
         """The test, or its opposite, with positive terms on both sides: `q // 64 == k // 64`."""
+        if self.passing is not None:
+            return str(self.passing) if holds else f"not {self.passing}"
         relation = {"==": ("!=", "=="), ">=": ("<", ">=")}[self.relation][holds]
         left, right = self.sides
         return f"{left} {relation} {right}"
+
+    @property
+    def passing(self) -> Entry | None:
+        """The threshold of the test that a pair's logit reaches one; None for any other test."""
+        entry = next(iter(self.value.entries), None)
+        return entry if entry is not None and isinstance(entry.table, Passing) else None
 
     @property
     def sides(self) -> tuple[Affine, Affine]:
@@ -111,6 +121,12 @@ class Where:
         return Affine(left, max(constant, 0) if right else 0), Affine(
             right, max(-constant, 0) if right else -constant
         )
+
+
+def reaches(theta: str, span: Span | None = None) -> Where:
+    """The pairs whose logit is at least theta[h], a tensor [Hq] of thresholds."""
+    value = term(Entry(theta, (index("h"),), Passing())) - constant(1)
+    return Where(relation="==", value=value, span=span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +210,17 @@ class Bounds:
 
     keys / full_keys: for a tile of query positions, the keys to visit and those among them that
     every query of the tile attends. queries / full_queries: for a tile of keys, the query positions
-    likewise; key tiles that reach out of `Box.keys` are never full. The full ranges are None where
-    it is not known from a tile's ends alone which pairs are attended.
+    likewise; key tiles that reach out of `Box.keys` are never full. extent: requirements that limit
+    all of these ranges further at the call, in alternatives, by tensors that it is given; () for
+    none. The full ranges are None where which pairs are attended is known neither from a tile's
+    ends nor from its extent.
     """
 
     keys: Range
     full_keys: Range | None
     queries: Range
     full_queries: Range | None
+    extent: Condition = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from attncomp.ir.ops import (
     Where,
 )
 from attncomp.ir.pairs import Pairs
+from attncomp.ir.tables import LOGITS
 
 
 def gate_mode(graph: Graph) -> GateMode | None:
@@ -62,10 +63,15 @@ def gate_matrix(
     with the gradient of the key_value gate. Of equal operands of a union or an intersection the
     first takes the gradient.
 
-    Raises MissingTensorError and TensorShapeError for the scores, and VerificationError if a
-    partition visits a pair twice.
+    Thresholds [Hq] are compared with the logits that tensors hold beside them, under `LOGITS`:
+    [B or 1, Hq, Nq, Nk], held constant.
+
+    Raises MissingTensorError and TensorShapeError for the scores and the logits, and
+    VerificationError if a partition visits a pair twice.
     """
     mode = gate_mode(graph)
+    if needs_logits(graph):
+        check_logits(tensors.get(LOGITS), (batch, heads, n_queries, n_keys))
     used = (tensors[name].device for name in tensor_names(graph) if name in tensors)
     device = next(used, torch.device("cpu"))
     pairs = Pairs.of(n_queries, n_keys, tensors, heads, batch, device)
@@ -92,6 +98,27 @@ def tensor_names(graph: Graph) -> tuple[str, ...]:
         elif isinstance(op, Where):
             names |= dict.fromkeys(entry.tensor for entry in op.value.entries if entry.tensor)
     return tuple(names)
+
+
+def needs_logits(graph: Graph) -> bool:
+    """Whether the gates depend on the logits of pairs."""
+    ops = map(graph.op, graph.walk())
+    return any(isinstance(op, Where) and op.passing is not None for op in ops)
+
+
+def check_logits(
+    logits: object, shape: tuple[int, int, int, int], pattern: str | None = None
+) -> None:
+    """MissingTensorError or TensorShapeError for what are no logits [B or 1, Hq, Nq, Nk]."""
+    batch, *pairs = shape
+    layout = f"[{', '.join(map(str, (f'{batch} or 1' if batch > 1 else 1, *pairs)))}]"
+    if not isinstance(logits, Tensor):
+        found = "none" if logits is None else type(logits).__name__
+        raise MissingTensorError(subject=LOGITS, expected=layout, found=found, pattern=pattern)
+    if tuple(logits.shape) not in (shape, (1, *pairs)):
+        raise TensorShapeError(
+            subject=LOGITS, expected=layout, found=tuple(logits.shape), pattern=pattern
+        )
 
 
 def tensor_entries(graph: Graph) -> dict[str, tuple[Entry, ...]]:

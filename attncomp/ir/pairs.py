@@ -12,12 +12,27 @@ import torch
 from torch import Tensor
 from typing_extensions import assert_never
 
-from attncomp.ir.affine import Affine, Drawn, Entry, Index, Product, Quotient, Remainder, Top
+from attncomp.ir.affine import (
+    Affine,
+    Drawn,
+    Entry,
+    Index,
+    Passing,
+    Product,
+    Quotient,
+    Remainder,
+    Top,
+)
 from attncomp.ir.ops import Box, Condition, Interval, Where
+from attncomp.ir.tables import LOGITS
 
 
 class Pairs(NamedTuple):
-    """distance [Nq, Nk] is query position minus key position; key [1, Nk]; indices by name."""
+    """distance [Nq, Nk] is query position minus key position; key [1, Nk]; indices by name.
+
+    tensors: those of the call and, where thresholds are compared with them, the logits
+    [B or 1, Hq, Nq, Nk] under `LOGITS`.
+    """
 
     distance: Tensor
     key: Tensor
@@ -72,9 +87,8 @@ class Pairs(NamedTuple):
                     part = self._value(inner) % divisor
                 case Product(left, right):
                     part = self._value(left) * self._value(right)
-                case Entry(tensor, positions, table):
-                    places = [self._value(position) for position in positions]
-                    part = _entry(self._table(tensor, table), places)
+                case Entry():
+                    part = self._read(term)
                 case _:
                     assert_never(term)
             total = total + coefficient * part
@@ -83,16 +97,20 @@ class Pairs(NamedTuple):
     def inside(self, box: Box) -> Tensor:
         return _within(self.distance, box.distance) & _within(self.key, box.keys)
 
-    def _table(self, name: str, table: Top | Drawn | None) -> Tensor:
-        match table:
+    def _read(self, entry: Entry) -> Tensor:
+        match entry.table:
             case None:
-                return self.tensors[name]
+                table = self.tensors[entry.tensor]
             case Top(count):
-                return _best(self.tensors[name].detach(), count)
-            case Drawn():
-                return _drawn(table, int(self.indices["n"])).to(self.key.device)
+                table = _best(self.tensors[entry.tensor].detach(), count)
+            case Drawn() as draw:
+                table = _drawn(draw, int(self.indices["n"])).to(self.key.device)
+            case Passing():
+                thresholds = self.tensors[entry.tensor][:, None, None]  # [Hq, 1, 1]
+                return (self.tensors[LOGITS] >= thresholds).long()
             case _:
-                assert_never(table)
+                assert_never(entry.table)
+        return _entry(table, [self._value(position) for position in entry.indices])
 
 
 def _entry(tensor: Tensor, positions: list[Tensor]) -> Tensor:

@@ -182,10 +182,12 @@ def _sweep_lines(op: Sweep, operands: list[str]) -> list[str]:
 
 
 def bounds_lines(bounds: Bounds) -> list[str]:
-    """The four ranges of a contiguous sweep, two a line."""
+    """The four ranges of a contiguous sweep, two a line, and what limits them at the call."""
+    extent = condition_text(bounds.extent) if bounds.extent else ""
     return [
         f"keys {bounds.keys}, full {bounds.full_keys or 'unknown'}",
         f"queries {bounds.queries}, full {bounds.full_queries or 'unknown'}",
+        *([f"within the extent of {extent}"] if extent else []),
     ]
 
 

@@ -14,7 +14,8 @@ from attncomp.frontend.modifiers import STANDARD_SLOPES
 from attncomp.ir.graph import Graph
 from attncomp.ir.modifiers import NO_MODIFIERS, Modifiers, standard_slopes
 from attncomp.ir.ops import GateMode
-from attncomp.ir.oracle import gate_matrix, gate_mode
+from attncomp.ir.oracle import gate_matrix, gate_mode, needs_logits
+from attncomp.ir.tables import LOGITS
 
 
 def reference_attention(
@@ -32,7 +33,7 @@ def reference_attention(
     has them, B or 1 in their batch; scale defaults to the modifiers', else to 1 / sqrt(D). Gives
     out [B, Hq, Nq, Dv] and lse [B, Hq, Nq], the natural logarithm of the sum of exp of each row. A
     row without keys gives 0, -inf and gradients of 0. Both are differentiable, twice, in query,
-    key, value and scores.
+    key, value and scores. Thresholds get no gradient, and pairs that fail them give none.
 
     modifiers change the logits as `attncomp.ir.modifiers` says; tensors has theirs too, slopes and
     sink [Hq], table [Hq, 2 * size - 1], in which the results are differentiable as well.
@@ -40,21 +41,17 @@ def reference_attention(
     Raises TensorShapeError where shapes do not fit each other.
     """
     _check_shapes(query, key, value)
-    heads, n_queries, head_dim = query.shape[1:]
+    heads, _, head_dim = query.shape[1:]
     n_keys = key.shape[2]
-    gate = gate_matrix(graph, n_queries, n_keys, tensors, heads, query.shape[0]).to(query.device)
-    if gate.shape[0] not in (1, query.shape[0]):
-        raise TensorShapeError(
-            subject="batch of the scores", expected=(query.shape[0],), found=(gate.shape[0],)
-        )
-    attended = gate != 0  # NaN is attended, so that it shows
-    gate = torch.where(attended, gate, 1.0).to(query.dtype)
-    logit_gate, value_gate, bias = _gate_roles(gate, gate_mode(graph))
-
     shared = heads // key.shape[1]
     scale = modifiers.scale if scale is None else scale
     scale = 1 / math.sqrt(head_dim) if scale is None else scale
     product = scale * query @ key.repeat_interleave(shared, dim=1).mT  # [B, Hq, Nq, Nk]
+    gate = _gate(graph, product, tensors)
+    attended = gate != 0  # NaN is attended, so that it shows
+    gate = torch.where(attended, gate, 1.0).to(query.dtype)
+    logit_gate, value_gate, bias = _gate_roles(gate, gate_mode(graph))
+
     logits = _modified(logit_gate * product, modifiers, tensors) + bias
     logits = logits.masked_fill(~attended, -torch.inf)
     sink = None if modifiers.sink is None else tensors[modifiers.sink]
@@ -67,6 +64,18 @@ def reference_attention(
     out = (weight[..., :n_keys] / total * value_gate) @ value.repeat_interleave(shared, dim=1)
     lse = (total.log() + shift).masked_fill(empty, -torch.inf)
     return out, lse.squeeze(-1)
+
+
+def _gate(graph: Graph, product: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The gates of pairs with these products [B, Hq, Nq, Nk], which are constant to thresholds."""
+    batch, heads, n_queries, n_keys = product.shape
+    known = {**tensors, LOGITS: product.detach()} if needs_logits(graph) else tensors
+    gate = gate_matrix(graph, n_queries, n_keys, known, heads, batch).to(product.device)
+    if gate.shape[0] not in (1, batch):
+        raise TensorShapeError(
+            subject="batch of the scores", expected=(batch,), found=(gate.shape[0],)
+        )
+    return gate
 
 
 def _with_sink(logits: Tensor, empty: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:

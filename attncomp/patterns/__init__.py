@@ -41,6 +41,7 @@ from attncomp.patterns.primitives import (
     random_blocks,
     sparsek,
     strided,
+    threshold,
     topk_blocks,
     where,
     window,
@@ -67,6 +68,7 @@ from attncomp.patterns.shipped import (
     sparse_transformer_strided,
     sparsek_window,
     streaming_llm,
+    top_theta,
     tree,
 )
 
@@ -112,6 +114,8 @@ __all__ = [
     "sparsek_window",
     "streaming_llm",
     "strided",
+    "threshold",
+    "top_theta",
     "topk_blocks",
     "tree",
     "where",

@@ -149,6 +149,19 @@ def random_blocks(count: int, size: int, seed: int = 0) -> Call:
     return call("random_blocks", count=count, size=size, seed=seed)
 
 
+def threshold(theta: str = "theta") -> Call:
+    """The keys whose logit reaches the head's threshold: scale * (q . k) >= theta[h].
+
+    theta: Name of the call's tensor [Hq] of thresholds, floats.
+    The compiled pattern's call takes that tensor by its name. The logit is the bare one, before the
+    gate of a selection and the modifiers. A NaN, in the logit or in theta, reaches nothing: its
+    pairs are those of `~threshold()`. Theta gets no gradient, and neither do q and k through the
+    choice. Not causal by itself; all keys of the pattern around it are visited. In the place of q,
+    k and scale, `mask` takes `logits` [B or 1, Hq, Nq, Nk].
+    """
+    return call("threshold", theta=theta)
+
+
 def where(predicate: str) -> Where:
     """The pairs for which a predicate holds, such as `"q - k < 8 or (q - k) % 64 == 0"`.
 

@@ -13,7 +13,7 @@ def apb(block: int = 16384, anchor: int = 4096) -> Expr:
     A query sees the first `anchor` keys, the block of `block` positions of its own host, causally,
     and the keys of earlier blocks that their hosts passed on. Takes `passed` [B or 1, H dividing
     Hq, Nk], bool: which those are. At most `anchor + block` keys a query beside the passed ones;
-    visits every key of the past.
+    visits the past from the first of these on.
     """
     return definition("apb", block=block, anchor=anchor)
 
@@ -69,7 +69,7 @@ def documents_causal() -> Expr:
     """Causal attention within documents packed into one row (arXiv 2107.02027).
 
     Takes `documents` [B or 1, Nk], the id of each position's document; ids need not be sorted. At
-    most as many keys a query as its document has; visits every key of the past.
+    most as many keys a query as its document has; visits those before it in a tile's documents.
     """
     return definition("documents_causal")
 
@@ -78,7 +78,7 @@ def documents_full() -> Expr:
     """Attention in both directions within documents packed into one row (arXiv 2107.02027).
 
     Takes `documents` [B or 1, Nk], the id of each position's document; ids need not be sorted. As
-    many keys a query as its document has; visits every key.
+    many keys a query as its document has; visits those from its first to its last position.
     """
     return definition("documents_full")
 
@@ -117,8 +117,8 @@ def nats(size: int = 256) -> Expr:
     Global tokens are kept for good, local ones up to the next global token, and all others for
     the window of the last `size` positions. Takes `evict` [B or 1, H dividing Hq, Nk], the first
     position that has lost each token: Nk for a global one, the position behind the next global
-    token for a local one, 0 for the others. As many keys a query as are kept; visits every key of
-    the past.
+    token for a local one, 0 for the others. As many keys a query as are kept; visits those from
+    the first that is kept.
     """
     return definition("nats", size=size)
 
@@ -148,7 +148,7 @@ def prefix_language_model() -> Expr:
     """Prefix language model: a prefix in both directions, then causal (T5, arXiv 1910.10683).
 
     The keys of the prefix, and those up to the query's own. Takes `prefix_lengths` [B or 1], the
-    number of keys in each row's prefix. At most all keys a query; visits every key.
+    number of keys in each row's prefix. At most all keys a query; visits the prefix and the past.
     """
     return definition("prefix_language_model")
 
@@ -212,6 +212,18 @@ def streaming_llm(sinks: int = 4, size: int = 1024) -> Expr:
     The first `sinks` keys and the last `size` keys. At most `sinks + size` keys a query.
     """
     return definition("streaming_llm", sinks=sinks, size=size)
+
+
+def top_theta(theta: str = "theta") -> Expr:
+    """Top-Theta attention in its causal form (arXiv 2502.08363).
+
+    The keys of the past whose logit `scale * (q . k)` is at least the threshold of the query's
+    head. Takes the tensor of the call that `theta` names, [Hq], which the paper calibrates so that
+    about a wanted number of keys is left. The softmax is that of the keys that are left, without
+    the paper's compensations; a query that has none gets 0. As many keys a query as reach the
+    threshold; visits every key of the past. The thresholds get no gradient.
+    """
+    return definition("top_theta", theta=theta)
 
 
 def tree(drafts: int = 64) -> Expr:

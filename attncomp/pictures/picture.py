@@ -27,10 +27,11 @@ from attncomp.codegen.plan import (
 )
 from attncomp.ir.affine import IndexName, term
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Range, SparseK, Where
+from attncomp.ir.ops import Condition, Range, SparseK, Where
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.pairs import Pairs
 from attncomp.ir.walk import Walk
+from attncomp.runtime.extents import Call, extent_tables
 from attncomp.runtime.tables import block_lists
 
 
@@ -110,11 +111,14 @@ def picture(
     selected = tuple(_selected(s, dense) for s in plan.selections)
     met = [_one(_meeting(pairs, sweep), place) for sweep in plan.all_sweeps]
     walked = {walk: _lists(walk, tensors, n_keys, place) for walk in plan.walks}
+    heads, batch = sizes
+    call = Call(batch, heads, heads, n_queries, n_keys, gate.device, tensors)
+    reached = {extent: _reached(extent, call, place) for extent in plan.extents}
     sweep = torch.full(gate.shape, -1, dtype=torch.int64)
     for index, sweep_plan in enumerate(plan.all_sweeps):
         own = _attends(sweep_plan, gate.shape, selected) & met[index]
         sweep[own & (gate != 0)] = index
-    tiles, lists = _visits(plan, (n_queries, n_keys), selected, walked, tile)
+    tiles, lists = _visits(plan, (n_queries, n_keys), selected, walked, reached, tile)
     return Picture(
         gate=gate,
         sweep=sweep,
@@ -131,6 +135,7 @@ def _visits(
     size: tuple[int, int],
     selected: Sequence[Tensor],
     walked: Mapping[Walk, list[list[int]]],
+    reached: Mapping[Condition, Tensor],
     tile: tuple[int, int],
 ) -> tuple[list[Tile], list[KeyList]]:
     """What all sweeps visit, size being queries by keys.
@@ -151,7 +156,7 @@ def _visits(
                 alive = selected[sweep.source][start : queries.stop].any(0)
                 lists.append(KeyList(index, queries, tuple(alive.nonzero()[:, 0].tolist())))
             elif sweep.step == 1:
-                tiles += _tiles(index, sweep, queries, shift, n_keys, tile[1])
+                tiles += _tiles(index, sweep, queries, shift, n_keys, tile[1], reached)
     return tiles, lists
 
 
@@ -244,8 +249,20 @@ def _positive(gate: Gate, selected: Sequence[Tensor]) -> Tensor:
             assert_never(gate)
 
 
+def _reached(extent: Condition, call: Call, place: tuple[int, int]) -> Tensor:
+    """The keys that each query may reach by an extent, for one head: [2, Nq]."""
+    keys, _ = extent_tables(extent, call)
+    return keys[min(place[1], keys.shape[0] - 1), min(place[0], keys.shape[1] - 1)]
+
+
 def _tiles(
-    index: int, sweep: SweepPlan, queries: range, shift: int, n_keys: int, size: int
+    index: int,
+    sweep: SweepPlan,
+    queries: range,
+    shift: int,
+    n_keys: int,
+    size: int,
+    reached: Mapping[Condition, Tensor],
 ) -> Iterator[Tile]:
     """The tiles that a contiguous sweep visits for a tile of queries, from the plan's bounds."""
     if sweep.bounds is None:
@@ -257,6 +274,12 @@ def _tiles(
     }
     lower, upper = _ends(sweep.bounds.keys, values)
     full = None if sweep.bounds.full_keys is None else _ends(sweep.bounds.full_keys, values)
+    if sweep.bounds.extent:
+        keys = reached[sweep.bounds.extent][:, queries.start : queries.stop]
+        lower = max(lower, int(keys[0].min()))
+        upper = min(upper, int(torch.maximum(keys[1], ~keys[1]).max()))
+        if full is not None:
+            full = max(full[0], int(keys[0].max())), min(full[1], int(keys[1].min()))
     for start in range(lower, upper, size):
         stop = min(start + size, upper)
         inside = full is not None and full[0] <= start and stop <= full[1]

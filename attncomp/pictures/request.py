@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -23,19 +23,20 @@ from attncomp.frontend.heads import (
 from attncomp.ir.build import build, build_all_heads
 from attncomp.ir.graph import Graph
 from attncomp.ir.modifiers import modifiers_by_group
-from attncomp.ir.oracle import tensor_entries, tensor_names
+from attncomp.ir.oracle import needs_logits, tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
+from attncomp.ir.tables import LOGITS
 from attncomp.pictures.picture import Picture, picture
 from attncomp.runtime.checks import checked_length
 from attncomp.runtime.inputs import (
     Sizes,
     are_scores,
+    are_thresholds,
     bare_indices,
     block_count,
-    checked_inputs,
     least_size,
+    mask_inputs,
 )
-from attncomp.runtime.tables import with_all_heads
 
 # Sweeps, their bounds and their order are the same for every problem.
 _PROBLEM: Final = Problem(
@@ -59,12 +60,12 @@ def pictured(
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
-    Scores of keys or blocks that are not among `tensors` are standard normal from `seed`, which the
-    caption says. n_queries: None for the least of a few lengths at which the pattern shows its
-    sizes. tile: queries by keys, a number for both; None for about an eighth of the keys. head and
-    batch choose one of as many heads and rows of the batch as the tensors have; heads: how many a
-    pattern with groups of heads has, by default the fewest that fit. name: what the
-    caption calls the pattern, its canonical text if not given. Modifiers' tensors are not needed.
+    Scores, thresholds and logits that are not among `tensors` are standard normal from `seed`,
+    which the caption says. n_queries: None for the least of a few lengths at which the pattern
+    shows its sizes. tile: queries by keys, a number for both; None for about an eighth of the keys.
+    head and batch choose one of as many heads and rows of the batch as the tensors have; heads: how
+    many a pattern with groups of heads has, by default the fewest that fit. name: what the caption
+    calls the pattern, its canonical text if not given. Modifiers' tensors are not needed.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
@@ -80,10 +81,11 @@ def pictured(
     n_queries = _length(plan) if n_queries is None else checked_length("n_queries", n_queries)
     n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
     graph = build(expr)
-    shapes = _score_shapes(graph, n_keys)
-    drawn = [score for score in shapes if score not in tensors]
+    shapes = _drawn_shapes(graph, n_queries, n_keys)
+    drawn = [name for name in shapes if name not in tensors]
     given = {**_normal(shapes, seed), **tensors}
-    checked, sizes, place = _checked(graph, pattern, given, n_keys, head, batch, heads)
+    length = n_queries, n_keys
+    checked, sizes, place = _checked(graph, pattern, given, drawn, length, head, batch, heads)
     caption = f"gate of {name}: {n_queries} queries (down) by {n_keys} keys (right)"
     if drawn:
         caption += f"; {', '.join(drawn)} standard normal, seed {seed}"
@@ -127,8 +129,8 @@ def _needed_scores(graph: Graph) -> list[str]:
     return [name for name in tensor_names(graph) if name not in entries]
 
 
-def _score_shapes(graph: Graph, n_keys: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of scores that a pattern needs, with the shapes of one group of one row."""
+def _drawn_shapes(graph: Graph, n_queries: int, n_keys: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of floats that a pattern needs, with the shapes of one group of one row."""
     shapes: dict[str, tuple[int, ...]] = {}
     entries = tensor_entries(graph)
     for name in tensor_names(graph):
@@ -137,19 +139,30 @@ def _score_shapes(graph: Graph, n_keys: int) -> dict[str, tuple[int, ...]]:
         elif are_scores(entries[name]):
             n_blocks = block_count(entries[name][0], n_keys)
             shapes[name] = 1, 1, n_blocks, n_blocks
-    return shapes
+        elif are_thresholds(entries[name]):
+            shapes[name] = (1,)
+    return shapes | ({LOGITS: (1, 1, n_queries, n_keys)} if needs_logits(graph) else {})
+
+
+def _for_heads(tensor: Tensor, heads: int) -> Tensor:
+    """Thresholds [1] or logits [1, 1, Nq, Nk] of one head as those of several."""
+    return tensor.expand(heads) if tensor.ndim == 1 else tensor.expand(-1, heads, -1, -1)
 
 
 def _checked(
     graph: Graph,
     pattern: str,
     given: Mapping[str, Tensor],
-    n_keys: int,
+    drawn: Sequence[str],
+    length: tuple[int, int],
     head: int,
     batch: int,
     n_heads: int | None,
 ) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
-    """The tensors as kernels read them, how many heads and rows there are, and one of each."""
+    """The tensors as kernels read them, how many heads and rows there are, and one of each.
+
+    drawn: which of the given ones have one head and row; length: queries and keys.
+    """
     entries, asked = tensor_entries(graph), bare_indices(graph)
 
     def chosen(subject: str, index: Literal["h", "b"], value: int) -> tuple[int, int]:
@@ -163,9 +176,10 @@ def _checked(
     if n_heads is None:
         n_heads, head = chosen("head", "h", head)
     heads = n_heads
-    sizes = Sizes(rows, heads, n_keys)
-    checked = checked_inputs(given, tensor_names(graph), entries, sizes, pattern)
-    checked = with_all_heads(checked, entries, heads)
+    n_queries, n_keys = length
+    each = [n for n in drawn if n == LOGITS or (n in entries and are_thresholds(entries[n]))]
+    given = {**given, **{name: _for_heads(given[name], heads) for name in each}}
+    checked = mask_inputs(given, n_queries, Sizes(rows, heads, n_keys), graph, entries, (), pattern)
     for name in _needed_scores(graph):
         if not len(checked[name]):
             raise TensorShapeError(

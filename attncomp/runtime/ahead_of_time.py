@@ -24,8 +24,9 @@ from torch import Tensor
 from attncomp.codegen.emit import render
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
-from attncomp.ir.affine import Top
+from attncomp.ir.affine import Passing, Top, index
 from attncomp.runtime.cache import private_directory
+from attncomp.runtime.extents import Call
 from attncomp.runtime.loader import load_module
 from attncomp.runtime.tables import BlockParts, block_state
 
@@ -273,16 +274,20 @@ def _run(module: Any, plan: KernelPlan) -> None:
     k = empty(1, kv_heads, length, problem.head_dim)
     v = empty(1, kv_heads, length, problem.value_dim)
     scale = problem.head_dim**-0.5
-    shapes = {e.tensor: [16] * len(e.indices) for e in plan.entries.values()}
+    of_all = index("b"), index("h")
+    shapes = {
+        e.tensor: [1 if position in of_all else 16 for position in e.indices]
+        for e in plan.entries.values()
+    }
     for walk in plan.walks:
         n_blocks = -(-length // walk.size)
         shapes[walk.entry.tensor] = [1] * (len(walk.entry.indices) - 2) + [n_blocks, n_blocks]
-    made = {entry.tensor for entry in plan.block_entries if isinstance(entry.table, Top)}
+    real = {e.tensor for e in plan.block_entries if isinstance(e.table, Top | Passing)}
     given = {
-        name: empty(*shapes[name], dtype=torch.float32 if name in made else torch.int32)
+        name: empty(*shapes[name], dtype=torch.float32 if name in real else torch.int32)
         for name in plan.inputs
     }
-    blocks = block_state(BlockParts.of(plan), given, heads, length, q.device)
+    blocks = block_state(BlockParts.of(plan), Call.of(q, k, given))
     learned = [
         empty(heads, *([] if width is None else [width]), dtype=torch.float32)
         for _, width in plan.modifiers.tensors

@@ -5,7 +5,7 @@ any process can generate the kernels again; a graph that holds these ops can thu
 
 `select` gives the state of the selections (`attncomp.codegen.state`) and is not differentiable;
 `attend` is, in q, k, v and scores. It does not read the scores, which the state holds: they are its
-arguments for their gradients alone. The integer tensors that conditions read, the lists of blocks
+arguments for their gradients alone. The tensors that conditions read, the lists of blocks
 that sweeps walk and the tensors of modifiers stand behind the selections in its `state`; of the
 last the learned ones stand behind the scores as well.
 """

@@ -201,10 +201,11 @@ def check_scores(
         )
     if q is not None:
         check_device(name, tensor, q, pattern)
-    _check_real(name, tensor, pattern)
+    check_real(name, tensor, pattern)
 
 
-def _check_real(name: str, tensor: Tensor, pattern: str) -> None:
+def check_real(name: str, tensor: Tensor, pattern: str) -> None:
+    """Raise TensorDtypeError for a tensor that is none of floats."""
     if tensor.dtype not in SCORE_DTYPES:
         raise TensorDtypeError(
             subject=name,
@@ -227,7 +228,25 @@ def check_learned(name: str, tensor: Tensor, width: int | None, pattern: str, q:
             subject=name, expected=expected, found=tuple(tensor.shape), pattern=pattern
         )
     check_device(name, tensor, q, pattern)
-    _check_real(name, tensor, pattern)
+    check_real(name, tensor, pattern)
+
+
+def check_thresholds(
+    name: str, tensor: Tensor, heads: int, pattern: str, q: Tensor | None = None
+) -> None:
+    """Raise the CallError of the first thing that is wrong with thresholds [Hq].
+
+    q is the call's, None for a mask.
+    """
+    if tensor.layout is not torch.strided:
+        check_layout(name, tensor, pattern)
+    if tuple(tensor.shape) != (heads,):
+        raise TensorShapeError(
+            subject=name, expected=(heads,), found=tuple(tensor.shape), pattern=pattern
+        )
+    if q is not None:
+        check_device(name, tensor, q, pattern)
+    check_real(name, tensor, pattern)
 
 
 def check_options(backend: str | None, options: Mapping[str, object]) -> None:

@@ -34,6 +34,7 @@ from attncomp.ir.modifiers import modifiers_of
 from attncomp.ir.oracle import tensor_entries
 from attncomp.ir.schedule import Problem
 from attncomp.runtime.autograd import attention
+from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import all_slopes, modifier_state
 from attncomp.runtime.program import problem_from, problem_text
 from attncomp.runtime.tables import BlockParts, block_state, list_heads
@@ -190,7 +191,7 @@ def attention_of_groups(
             for name in piece.tensors
         }
         learned = {name: tensors[name][slice(*piece.heads)] for name in piece.learned}
-        state = block_state(piece.blocks, read, query.shape[1], key.shape[2], q.device)
+        state = block_state(piece.blocks, Call.of(query, key, read))
         state += _modifier_state(piece, learned, q, query)
         problem = problem_text(backend, query, key, value, used, list_heads(piece.blocks, read))
         factor, given = scale if piece.scale is None else piece.scale, list(learned.values())

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
 from attncomp.frontend.modifiers import STANDARD_SLOPES
-from attncomp.ir.affine import Affine, Entry, IndexName, Quotient, Top, index
+from attncomp.ir.affine import Affine, Entry, IndexName, Passing, Quotient, Top, index
 from attncomp.ir.graph import Graph
 from attncomp.ir.modifiers import Learned, standard_slopes
 from attncomp.ir.ops import SparseK, Where
+from attncomp.ir.oracle import check_logits, needs_logits, tensor_names
+from attncomp.ir.tables import LOGITS
 from attncomp.runtime.checks import (
     SCORE_DTYPES,
     check_device,
@@ -23,12 +25,15 @@ from attncomp.runtime.checks import (
     check_layout,
     check_learned,
     check_names,
+    check_real,
     check_scores,
+    check_thresholds,
     checked_length,
     name_of,
     names_of,
 )
 from attncomp.runtime.packing import with_documents
+from attncomp.runtime.tables import with_all_heads
 
 _INTEGER_DTYPES: Final = (
     torch.bool,
@@ -61,15 +66,17 @@ def checked_inputs(
     pattern: str,
     q: Tensor | None = None,
     learned: Sequence[Learned] = (),
+    logits: tuple[int, int, int, int] | None = None,
 ) -> dict[str, Tensor]:
     """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what tests read of each tensor; learned: tensors of modifiers, which may be given where
-    they are not needed; all others are scores of keys. q is the call's, None for a mask.
+    entries: what tests read of each tensor; learned: tensors of modifiers, which may lack where not
+    needed; others are scores of keys. q: of the call, None for a mask. logits: of which shape, too.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
     widths = dict(learned)
-    others = () if q is None or needed else ("q", "k", "v")
+    others: tuple[str, ...] = () if q is None or needed else ("q", "k", "v")
+    others += () if logits is None else (LOGITS,)
     check_names(tensors, (*dict.fromkeys((*needed, *widths)), *others), pattern)
     checked = {}
     for name in needed:
@@ -83,6 +90,11 @@ def checked_inputs(
             check_scores(name, tensors[name], sizes.n_keys, pattern, q)
             checked[name] = tensors[name]
             continue
+        if are_thresholds(entries[name]):
+            check_given(name, tensors.get(name), learned_text(None), pattern)
+            check_thresholds(name, tensors[name], sizes.heads, pattern, q)
+            checked[name] = as_thresholds(tensors[name], q)
+            continue
         layout = entry_layout(entries[name], sizes)
         if not isinstance(tensors.get(name), Tensor):  # words of symbolic sizes fix them
             check_given(name, tensors.get(name), _layout_text(layout), pattern)
@@ -91,7 +103,27 @@ def checked_inputs(
         dtypes = SCORE_DTYPES if are_scores(entries[name]) else _INTEGER_DTYPES
         _check_entries(name, tensors[name], layout, dtypes, pattern)
         checked[name] = _widened(tensors[name])
+    if logits is not None:
+        check_logits(tensors.get(LOGITS), logits, pattern)
+        check_real(LOGITS, tensors[LOGITS], pattern)
+        checked[LOGITS] = tensors[LOGITS].detach()
     return checked
+
+
+def mask_inputs(
+    tensors: Mapping[str, Tensor],
+    n_queries: int,
+    sizes: Sizes,
+    graph: Graph,
+    entries: Mapping[str, Sequence[Entry]],
+    learned: Sequence[Learned],
+    pattern: str,
+) -> dict[str, Tensor]:
+    """What the dense mask of a graph is made of, an entry a head; CallError as `checked_inputs`."""
+    shape = (sizes.batch, sizes.heads, n_queries, sizes.n_keys) if needs_logits(graph) else None
+    names = tensor_names(graph)
+    checked = checked_inputs(tensors, names, entries, sizes, pattern, learned=learned, logits=shape)
+    return with_all_heads(checked, entries, sizes.heads)
 
 
 def learned_text(width: int | None) -> str:
@@ -196,6 +228,8 @@ def _sizes_along(
     ops = [graph.op(node) for node in graph.walk()]
     scores = {op.scores for op in ops if isinstance(op, SparseK)}
     sizes = [t.shape[place] for n, t in tensors.items() if n in scores and t.ndim > place]
+    if name == "b" and LOGITS in tensors and needs_logits(graph):
+        sizes += tensors[LOGITS].shape[-4:-3]  # their heads are those of the thresholds
     for tensor, found in entries.items():
         for dimension, subscript in enumerate(found[0].indices):
             if subscript == index(name) and tensor in tensors:
@@ -206,6 +240,24 @@ def _sizes_along(
 def are_scores(entries: Sequence[Entry]) -> bool:
     """Whether what tests read of a tensor are the best ones of its scores."""
     return isinstance(entries[0].table, Top)
+
+
+def are_thresholds(entries: Sequence[Entry]) -> bool:
+    """Whether the entries of a tensor are what logits have to reach."""
+    return isinstance(entries[0].table, Passing)
+
+
+def as_thresholds(tensor: Tensor, q: Tensor | None) -> Tensor:
+    """Checked thresholds as kernels compare them: float32, float64 for float64; no gradient."""
+    if q is None:
+        return tensor.detach()
+    return tensor.detach().to(torch.float64 if q.dtype == torch.float64 else torch.float32)
+
+
+def integer_names(entries: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
+    """Those among the tensors that tests read that hold integers."""
+    floats = [name for name, e in entries.items() if are_scores(e) or are_thresholds(e)]
+    return tuple(name for name in entries if name not in floats)
 
 
 def block_count(entry: Entry, n_keys: int) -> int:
@@ -246,6 +298,8 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def shape_text(entries: Sequence[Entry]) -> str:
     """The shape of an integer tensor in symbols: `[B or 1, Nk]`; `...` for a free size."""
+    if are_thresholds(entries):
+        return learned_text(None)
     names = []
     for place in range(len(entries[0].indices)):
         subscripts = [entry.indices[place] for entry in entries]

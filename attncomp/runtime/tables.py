@@ -15,9 +15,10 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from attncomp.codegen.plan import KernelPlan
-from attncomp.ir.affine import Drawn, Entry, Top, index
-from attncomp.ir.ops import Box
+from attncomp.ir.affine import Drawn, Entry, Passing, Top, index
+from attncomp.ir.ops import Box, Condition
 from attncomp.ir.walk import Walk
+from attncomp.runtime.extents import Call, extent_tables
 
 
 def spread_heads(tensor: Tensor, entries: Iterable[Entry], heads: int) -> Tensor:
@@ -47,11 +48,12 @@ class BlockParts(NamedTuple):
 
     entries: tuple[Entry, ...]
     walks: tuple[Walk, ...]
+    extents: tuple[Condition, ...]
 
     @staticmethod
     def of(plan: KernelPlan) -> BlockParts:
         """Those of a plan, in the order of the state."""
-        return BlockParts(tuple(plan.entries.values()), plan.walks)
+        return BlockParts(tuple(plan.entries.values()), plan.walks, plan.extents)
 
 
 def list_heads(parts: BlockParts, tensors: Mapping[str, Tensor]) -> list[int]:
@@ -70,20 +72,13 @@ def _outer(entry: Entry, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     return rows, heads
 
 
-def block_state(
-    parts: BlockParts,
-    tensors: Mapping[str, Tensor],
-    heads: int,
-    n_keys: int,
-    device: torch.device,
-) -> list[Tensor]:
-    """What stands in the state behind the selections (`attncomp.codegen.state`).
-
-    tensors: checked ones by name, for heads query heads.
-    """
-    read = [_read(entry, tensors, heads, n_keys, device) for entry in parts.entries]
+def block_state(parts: BlockParts, call: Call) -> list[Tensor]:
+    """What stands in the state behind the selections (`attncomp.codegen.state`)."""
+    tensors, n_keys, device = call.tensors, call.n_keys, call.device
+    read = [_read(entry, tensors, call.heads, n_keys, device) for entry in parts.entries]
     lists = [part for walk in parts.walks for part in block_lists(walk, tensors, n_keys, device)]
-    return [*read, *lists]
+    tables = [table for extent in parts.extents for table in extent_tables(extent, call)]
+    return [*read, *lists, *tables]
 
 
 def _read(
@@ -91,7 +86,7 @@ def _read(
 ) -> Tensor:
     """The tensor that kernels read an entry of."""
     match entry.table:
-        case None:
+        case None | Passing():
             table = tensors[entry.tensor]
         case Top(count):
             order = best_first(tensors[entry.tensor])
@@ -129,6 +124,8 @@ def block_lists(
             listed = draws(walk.entry.table, n_blocks, device).sort(-1).values[None, None]
             before = torch.nn.functional.pad(listed[..., :-1], (1, 0), value=-1)
             valid = listed != before
+        case Passing():
+            raise TypeError(f"expected a table of blocks, found {walk.entry}")
         case _:
             assert_never(walk.entry.table)
     valid = valid & _meets(walk.box, walk.size, block[:, None], listed)

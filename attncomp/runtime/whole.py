@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attncomp.ir.modifiers import Learned, Modifiers
 from attncomp.runtime import autograd
+from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
 from attncomp.runtime.program import problem_text
 from attncomp.runtime.tables import BlockParts, block_state, list_heads
@@ -40,7 +41,7 @@ class Whole(NamedTuple):
         scale is that of a pattern without one of its own.
         """
         used = [tensors[name] for name in self.scores]
-        state = block_state(self.blocks, tensors, q.shape[1], k.shape[2], q.device)
+        state = block_state(self.blocks, Call.of(q, k, tensors))
         state += modifier_state([name for name, _ in self.modifiers.tensors], tensors, q)
         learned = [tensors[name] for name, _ in self.learned]
         problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))

@@ -23,6 +23,7 @@ from attncomp.frontend.parser import parse
 from attncomp.ir.affine import Drawn
 from attncomp.ir.build import build
 from attncomp.ir.oracle import tensor_entries
+from attncomp.runtime.extents import Call
 from attncomp.runtime.launch import inverse_lists
 from attncomp.runtime.tables import BlockParts, block_lists, block_state, draws, with_all_heads
 
@@ -190,7 +191,7 @@ def test_a_million_positions_need_little() -> None:
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        state = block_state(BlockParts.of(plan), {}, 4, n_keys, CPU)
+        state = block_state(BlockParts.of(plan), Call(1, 4, 2, n_keys, n_keys, CPU, {}))
         best = min(best, time.perf_counter() - start)
     assert sum(tensor.nbytes for tensor in state) < 1 << 20
     assert best < 0.05
@@ -205,10 +206,10 @@ def test_a_million_positions_need_little() -> None:
 def test_time_is_linear_in_the_listed_blocks(
     pattern: str, scored: bool, generator: torch.Generator
 ) -> None:
-    """65,536 positions in at most 3 times the time of 32,768: the torch backend, both passes."""
+    """32,768 positions in at most 3 times the time of 16,384: the torch backend, both passes."""
     attend = attncomp.compile(pattern, backend="torch")
-    seconds = []
-    for n in (32768, 65536):
+    best = {16384: math.inf, 32768: math.inf}
+    for n in (*best, *best):  # twice, as neighbours on the machine slow single runs
         q, k, v = torch.randn(3, 1, 1, n, 16, generator=generator, requires_grad=True)
         n_blocks = n // 64
         scores = torch.randn(1, 1, n_blocks, n_blocks, generator=generator)
@@ -216,6 +217,6 @@ def test_time_is_linear_in_the_listed_blocks(
         start = time.process_time()
         out = attend(q, k, v, **given)
         torch.autograd.grad(out.sum(), (q, k, v))
-        seconds.append(time.process_time() - start)
-    assert seconds[1] <= 3 * seconds[0] + 1
-    assert seconds[1] < 30  # all 2^32 pairs would take minutes
+        best[n] = min(best[n], time.process_time() - start)
+    assert best[32768] <= 3 * best[16384] + 1
+    assert best[32768] < 15  # all 2^30 pairs would take minutes

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from dense import Shape, assert_close, random_inputs
+from dense import Shape, apart, assert_close, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modifier_support import dense_gradients, learned_tensors, module_gradients
@@ -100,6 +100,7 @@ def check_triton(
     with_lse: bool = True,
 ) -> None:
     inputs = random_inputs(shape, generator, scores=scores, dtype=torch.float32)
+    inputs = apart(inputs, 0.3)
     plan = make_triton_plan(pattern, shape)
     learned = learned_tensors(plan.modifiers, shape.query_heads, generator, torch.float32)
     exact = {name: tensor.double() for name, tensor in learned.items()}

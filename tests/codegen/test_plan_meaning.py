@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
@@ -24,13 +24,14 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.frontend.ast import Expr, to_text
-from attncomp.ir.affine import Drawn
+from attncomp.ir.affine import Drawn, Passing
 from attncomp.ir.build import build
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import Condition, SparseK
+from attncomp.ir.ops import Bounds, Condition, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
 from attncomp.ir.walk import Walk
+from attncomp.runtime.extents import Call, extent_tables
 from attncomp.runtime.tables import BlockParts, block_lists, block_state
 
 SMALL = Problem(
@@ -59,8 +60,9 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
     key = torch.arange(n_keys)[None, :]
     query = torch.arange(n_queries)[:, None] + offset
     names |= {"torch": torch, "distance": query - key, "key": key, "n_keys": n_keys}
-    state = block_state(BlockParts.of(plan), tensors, HEADS, n_keys, torch.device("cpu"))
-    tables = dict(zip(plan.tensors, state, strict=False))
+    call = Call(1, HEADS, HEADS, n_queries, n_keys, torch.device("cpu"), tensors)
+    state = block_state(BlockParts.of(plan), call)
+    tables = dict(zip(plan.tensors, state, strict=False)) | {"logits": tensors["logits"]}
     total = torch.zeros(1, HEADS, n_queries, n_keys, dtype=torch.float64)
     visits = torch.zeros_like(total)
     for sweep in plan.all_sweeps:
@@ -72,6 +74,8 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
             mask &= listed(sweep.walk, query, key, tensors)
         if sweep.bounds is not None:
             mask &= visited(plan, sweep.bounds, names, n_queries, offset)
+            if sweep.bounds.extent:
+                mask &= reached(sweep.bounds, query, key, call)
         if sweep.source is not None:
             mask &= chosen[sweep.source]
         for index in sweep.absent:
@@ -105,6 +109,9 @@ def met(condition: Condition, indices: dict[str, Any], tensors: dict[str, Tensor
         if isinstance(entry.table, Drawn):
             chosen = (table[:, None] == torch.arange(table.shape[0])[:, None]).any(-1)
             table = chosen.long()
+        if isinstance(entry.table, Passing):
+            values[f"entry_{number}"] = tensors["logits"] >= table[places[0]]
+            continue
         values[f"entry_{number}"] = entry_of(table, places)
     text = condition_text(condition, names, TORCH)
     return eval(text, {}, values) if text else torch.tensor(True)
@@ -137,6 +144,16 @@ def visited(
     return torch.cat(rows)
 
 
+def reached(bounds: Bounds, query: Tensor, key: Tensor, call: Call) -> Tensor:
+    """The pairs [B', H', Nq, Nk] within an extent, which both of its tables have to leave."""
+    by_query, by_key = extent_tables(bounds.extent, call)
+    keys = by_query[:, :, :, :, None].unbind(2)
+    queries = by_key[:, :, :, None, :].unbind(2)
+    place = torch.arange(query.shape[0])[:, None]
+    own = (key >= keys[0]) & (key < torch.maximum(keys[1], ~keys[1]))
+    return own & (place >= queries[0]) & (place < torch.maximum(queries[1], ~queries[1]))
+
+
 @given(
     expr=patterns(max_leaves=6),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -148,7 +165,7 @@ def test_plans_attend_what_patterns_mean(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
-    tensors = integer_tensors(shape, generator)
+    tensors = mask_tensors(shape, generator)
     tensors["scores"] = score_tensor(kind, (1, HEADS, size[1]), generator)
     plan = lower(expr, SMALL)
     expected = gate_matrix(build(expr), *size, tensors, HEADS)

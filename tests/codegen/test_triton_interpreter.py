@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from dense import Shape, dense_result, random_inputs
+from dense import Shape, apart, dense_result, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection_reference import split_state
@@ -33,6 +33,7 @@ def check(
     with_lse: bool = True,
 ) -> None:
     inputs = random_inputs(shape, generator, scores=scores, dtype=torch.float32)
+    inputs = apart(inputs, SCALE)
     actual = run_plan(make_plan(pattern, shape), inputs, SCALE, with_lse=with_lse)
     assert_near(
         actual, dense_result(pattern, wide(inputs), scale=SCALE, with_lse=with_lse), TOLERANCE

@@ -78,6 +78,21 @@ CASES = [
     ("strided(7) | window(20)", BF16, GQA, 1, 64, 64, (*LENGTHS, 8192)),
     ("dilated(300, 4) | sparsek(k=64, lag=1300)", FP16, MQA, 1, 80, 128, LENGTHS),
     ("documents & causal | first(4)", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("documents", FP16, MHA, 1, 64, 64, LENGTHS),
+    ("where(k < lengths[b]) | causal", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("where(q < until[b, h, k]) & causal | window(30)", BF16, GQA, 1, 64, 64, LENGTHS),
+    (
+        "where(segment[q] != segment[k] or until[b, h, k] > q) & causal",
+        BF16,
+        MQA,
+        1,
+        80,
+        80,
+        LENGTHS,
+    ),
+    ("window(9) | causal & threshold", BF16, GQA, 1, 128, 128, LENGTHS),
+    ("window(9) | causal - threshold", FP16, MQA, 1, 80, 80, LENGTHS),
+    ("causal & threshold | sparsek(k=64) - threshold", BF16, GQA, 2, 64, 64, LENGTHS),
     ("full", BF16, MHA, 1, 64, 64, LENGTHS),
     ("full", FP16, MQA, 1, 128, 128, LENGTHS),
 ]
@@ -106,6 +121,18 @@ def cuda_inputs(shape: Shape, generator: torch.Generator, dtype: torch.dtype) ->
     inputs = random_inputs(shape, generator, dtype=torch.float32, device="cuda")
     names = ("q", "k", "v", "dout")
     return dataclasses.replace(inputs, **{name: getattr(inputs, name).to(dtype) for name in names})
+
+
+def with_thresholds(inputs: Inputs) -> Inputs:
+    """The same with q and k in halves, so that every sum of products is exact in float32, and
+    thresholds half-way between the quarters that these sums are, where all decide alike."""
+    q, k = ((x * 2).round().clamp(-2, 2) / 2 for x in (inputs.q, inputs.k))
+    heads, head_dim = q.shape[1], q.shape[3]
+    wanted = torch.linspace(-0.5, 1, heads, dtype=torch.float64, device=q.device)  # in deviations
+    sums = ((4 * wanted * head_dim**0.5).floor() + 0.5) / 4
+    logits = q.double() @ k.double().repeat_interleave(heads // k.shape[1], 1).mT * head_dim**-0.5
+    given = {**inputs.given, "theta": sums * head_dim**-0.5, "logits": logits}
+    return dataclasses.replace(inputs, q=q, k=k, given=given)
 
 
 def run_pattern(pattern: str, inputs: Inputs, *, with_lse: bool = False) -> Result:
@@ -202,7 +229,8 @@ def test_as_accurate_as_dense_attention(
 ) -> None:
     shape = shape_of(heads, groups, head_dim, length)
     shape = dataclasses.replace(shape, value_dim=value_dim)
-    assert_accurate(pattern, cuda_inputs(shape, generator, dtype))
+    inputs = cuda_inputs(shape, generator, dtype)
+    assert_accurate(pattern, with_thresholds(inputs) if "threshold" in pattern else inputs)
 
 
 @pytest.mark.parametrize("pattern", [LAGGED, "first(4) | window(64)"])

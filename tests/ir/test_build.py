@@ -19,7 +19,17 @@ from attncomp.frontend.parser import parse
 from attncomp.frontend.primitives import PRIMITIVES
 from attncomp.ir.build import EXCLUDED_OPS, PRIMITIVE_OPS, PRIMITIVE_PREDICATES, build
 from attncomp.ir.graph import Graph
-from attncomp.ir.ops import ALL, Box, Complement, Intersection, Interval, Op, SparseK, Union
+from attncomp.ir.ops import (
+    ALL,
+    Box,
+    Complement,
+    Intersection,
+    Interval,
+    Op,
+    SparseK,
+    Union,
+    reaches,
+)
 from attncomp.ir.oracle import gate_matrix
 
 
@@ -47,6 +57,7 @@ def test_every_primitive_has_an_op() -> None:
             'sparsek(k=8, lag=3, gate="logit")',
             SparseK(k=8, lag=3, gate="logit"),
         ),
+        ('threshold("t")', reaches("t")),
     ],
 )
 def test_primitives(text: str, op: Op) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from dense import Shape, assert_close, integer_tensors, make_graph
+from dense import Shape, assert_close, make_graph, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from pair_gates import READING, Entries, Pair, block_gate
@@ -124,7 +124,7 @@ def test_every_pattern_means_what_its_definition_says(data: st.DataObject) -> No
     u = data.draw(scores(shape), label="scores")
     graph = build(expr)
     seed = data.draw(st.integers(0, 2**32 - 1), label="seed")
-    given = integer_tensors(shape, torch.Generator().manual_seed(seed))
+    given = mask_tensors(shape, torch.Generator().manual_seed(seed))
     entries = {name: Entries(tensor) for name, tensor in given.items()}
     gate = gate_matrix(
         graph, shape.n_queries, shape.n_keys, {**given, "scores": u}, shape.query_heads, shape.batch

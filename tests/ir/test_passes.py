@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, mask_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor
@@ -96,7 +96,7 @@ def test_cells_that_straddle_a_lag(text: str, gate: str, generator: torch.Genera
 def assert_gates_kept(expr: Expr, size: tuple[int, int], scores: Tensor) -> None:
     n_queries, n_keys = size
     shape = Shape(query_heads=HEADS, n_queries=size[0], n_keys=size[1])
-    tensors = {**integer_tensors(shape, torch.Generator().manual_seed(0)), "scores": scores}
+    tensors = {**mask_tensors(shape, torch.Generator().manual_seed(0)), "scores": scores}
     graph = build(expr)
     expected = gate_matrix(graph, n_queries, n_keys, tensors, HEADS)
     shape = (1, HEADS, n_queries, n_keys)

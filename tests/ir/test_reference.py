@@ -57,8 +57,10 @@ def attend(
     )
 
 
-def gates_of(graph: Graph, shape: Shape, inputs: Inputs) -> Tensor:
-    tensors = {**inputs.given, "scores": inputs.scores}
+def gates_of(graph: Graph, shape: Shape, inputs: Inputs, scale: float | None = None) -> Tensor:
+    scale = shape.head_dim**-0.5 if scale is None else scale
+    keys = inputs.k.repeat_interleave(shape.query_heads // shape.kv_heads, 1)
+    tensors = {**inputs.given, "scores": inputs.scores, "logits": scale * inputs.q @ keys.mT}
     sizes = (shape.n_queries, shape.n_keys)
     return gate_matrix(graph, *sizes, tensors, shape.query_heads, shape.batch)
 
@@ -159,7 +161,7 @@ def test_crisp_patterns_are_masked_attention(data: st.DataObject) -> None:
     graph = build(data.draw(patterns(soft=False), label="pattern"))
     shape, u, seed = data.draw(problems(max_length=20), label="problem")
     inputs = random_inputs(shape, torch.Generator().manual_seed(seed), scores=u)
-    mask = gates_of(graph, shape, inputs) > 0
+    mask = gates_of(graph, shape, inputs, 0.3) > 0
 
     def masked(q: Tensor, k: Tensor, v: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.nn.functional.scaled_dot_product_attention(

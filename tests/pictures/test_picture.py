@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from dense import Shape, integer_tensors
+from dense import Shape, integer_tensors, mask_tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SCORE_KINDS, patterns, score_tensor, shapes
@@ -23,11 +23,13 @@ from attncomp.errors import CallError
 from attncomp.frontend.ast import Expr
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
+from attncomp.ir.ops import Sweep
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import KeyList, Picture, Tile, picture
 from attncomp.pictures.request import pictured
+from attncomp.runtime.extents import Call, extent_tables
 
 PROBLEM = Problem(
     backend="torch", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
@@ -58,7 +60,9 @@ def owners(
     """
     graph = run(build(expr), pipeline(PROBLEM))
     owner = torch.full((n_queries, n_keys), -1)
-    for index, node in enumerate(graph.operands(graph.root)):
+    # Plans have sweeps in classes last.
+    ordered = sorted(graph.operands(graph.root), key=lambda node: cast(Sweep, graph.op(node)).step)
+    for index, node in enumerate(ordered):
         gates = gate_matrix(graph.set_root(node), n_queries, n_keys, tensors, *sizes)
         head, row = place
         gate = gates[min(row, gates.shape[0] - 1), min(head, gates.shape[1] - 1)]
@@ -160,7 +164,7 @@ def test_owners_and_visits(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     size = (shape.n_queries, shape.n_keys)
-    known = integer_tensors(shape, generator)
+    known = mask_tensors(shape, generator)
     known["scores"] = score_tensor(kind, (shape.batch, shape.groups, size[1]), generator)
     sizes = (shape.query_heads, shape.batch)
     head, row = (int(torch.randint(n, (), generator=generator)) for n in sizes)
@@ -219,6 +223,9 @@ def visits_of(
     module = module_of(plan)
     known: dict[str, Any] = {"n_queries": size[0], "n_keys": size[1], "device": torch.device("cpu")}
     known |= {entries.pointer(name): tensors[name] for name in plan.tensors}
+    call_of = Call(1, 1, 1, *size, torch.device("cpu"), tensors)
+    for i, extent in enumerate(plan.extents):
+        known[f"x{i}"] = module.extent(extent_tables(extent, call_of)[0])
     if plan.selections:
         state = module.select((tensors["scores"],) * len(plan.scores), size[0])
         known |= {f"s{i}": s for i, s in enumerate(module.selections(state, 1))}

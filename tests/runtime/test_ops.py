@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 import attncomp
+from attncomp.runtime.extents import Call
 from attncomp.runtime.program import problem_text
 from attncomp.runtime.tables import BlockParts, block_state, list_heads
 
@@ -81,7 +82,7 @@ def test_opcheck_of_walks(generator: torch.Generator) -> None:
         "block_scores": torch.randn(1, heads, blocks[1], blocks[1], generator=generator),
     }
     text = str(pattern), problem_text("torch", q, k, v, [], list_heads(parts, given))
-    state = block_state(parts, given, heads, n_keys, q.device)
+    state = block_state(parts, Call.of(q, k, given))
     torch.library.opcheck(OPS.attend.default, (q, k, v, [], state, 0.3, *text))
     out, lse = OPS.attend(q, k, v, [], state, 0.3, *text)
     saved = [t.detach() for t in (q, k, v, out, lse)]

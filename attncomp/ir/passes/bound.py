@@ -7,7 +7,18 @@ from typing import ClassVar
 
 from attncomp.ir.affine import IndexName, constant, index
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import ALWAYS, Bounds, Box, Condition, Interval, Op, Range, Sweep
+from attncomp.ir.ops import (
+    ALWAYS,
+    Bounds,
+    Box,
+    Condition,
+    Interval,
+    Op,
+    Range,
+    Requirement,
+    Sweep,
+)
+from attncomp.ir.passes.extent import extent_of, read_at_run_time
 from attncomp.ir.passes.reach import key_reach, meet, query_reach
 
 
@@ -48,7 +59,7 @@ def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
     a distance from queries [k + a, k + b). A tile's hull takes the outer ends over its positions,
     its full part the inner ones. Limits that a box has not are left out; queries outside of the
     call are for the template to cut off. What every alternative of the condition requires narrows
-    the hull as far as its reach is known.
+    the hull as far as its reach is known; what tensors of the call limit is its extent.
     """
     least, most = constant(max(0, box.keys.lower or 0)), [index("n_keys")]
     if box.keys.upper is not None:
@@ -57,7 +68,8 @@ def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
     common = [part for part in condition[0] if all(part in other for other in required)]
     keys = [reach for reach in map(key_reach, common) if reach is not None]
     queries = [reach for reach in map(query_reach, common) if reach is not None]
-    full = len(condition) == 1 and len(keys) == len(queries) == len(condition[0])
+    extent = extent_of(condition)
+    full = len(condition) == 1 and all(map(_bounded, condition[0]))
     limits, distance = Range(lower=(least,), upper=tuple(most)), box.distance
     hull_of_keys = [limits, _keys_of(distance, "first", "last"), *(reach.any for reach in keys)]
     core_of_keys = [limits, _keys_of(distance, "last", "first"), *(reach.all for reach in keys)]
@@ -68,7 +80,15 @@ def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
         full_keys=meet(core_of_keys) if full else None,
         queries=meet(hull),
         full_queries=meet(core) if full else None,
+        extent=extent,
     )
+
+
+def _bounded(part: Requirement) -> bool:
+    """Whether the positions that meet a requirement are known, from a tile's ends or its extent."""
+    if read_at_run_time(part):
+        return True
+    return key_reach(part) is not None and query_reach(part) is not None
 
 
 def _keys_of(distance: Interval, outer: IndexName, inner: IndexName) -> Range:

@@ -40,7 +40,7 @@ def _reach(requirement: Requirement, given: IndexName, sought: IndexName) -> Rea
     test, value = requirement.test, requirement.test.value
     if test.relation == "==" and not requirement.holds:
         return None
-    if not value.indices <= {"q", "k", "n"}:
+    if value.entries or not value.indices <= {"q", "k", "n"}:
         return None
     if test.relation == "==":
         both = [_one_sided(side, given, sought) for side in (value, -value)]
