@@ -30,7 +30,7 @@ def call_inputs(program: Expr, problem: tuple[Shape, Tensor, int]) -> Call:
     for name, text in pattern.shapes.items():
         if name in known:
             tensors[name] = known[name]
-        elif text.startswith("[Hq"):
+        elif name not in inputs.given and text.startswith("[Hq"):
             sizes = [int(size) for size in text[3:-1].split(",")[1:]]
             drawn = torch.randn([shape.query_heads, *sizes], generator=generator)
             tensors[name] = drawn.double()
