@@ -44,12 +44,7 @@ from attncomp.runtime.inputs import (
     mask_sizes,
     shape_text,
 )
-from attncomp.runtime.program import (
-    backend_for,
-    local_problem,
-    problem_from,
-    usual_problem,
-)
+from attncomp.runtime.program import backend_for, local_problem, problem_from, usual_problem
 from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
@@ -310,16 +305,18 @@ class CompiledPattern:
             for heads, plan in self.plans.items()
         )
 
-    def explain(self) -> str:
+    def explain(self, *, n_keys: int | None = None) -> str:
         """What each sweep visits, what a query costs, how cost grows, and what generation keeps.
 
-        Of a pattern with groups of heads, for each of them.
+        Of a pattern with groups of heads, for each of them. n_keys: the context length at which
+        visited and attended keys are counted, as means over the queries of all positions, in place
+        of two usual ones; takes time and memory of it. Raises OptionError for one below 1.
         """
         dense = self._backend == "reference"
         if not self._grouped:
-            return explain(self.plan, self._text, self.shapes, dense=dense)
+            return explain(self.plan, self._text, self.shapes, n_keys, dense=dense)
         plans = head_groups.usual_plans(self._expr, local_problem(self._backend))
-        return explain_groups(plans, self._text, self.shapes, dense=dense)
+        return explain_groups(plans, self._text, self.shapes, n_keys, dense=dense)
 
     def mask(
         self,

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import gc
 import json
-import statistics
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import torch
-import triton
+from measuring import environment, milliseconds
 from peers import Case, Inputs, Shape, all_cases, make_inputs
 from rich.console import Console
 from rich.progress import track
@@ -33,21 +30,6 @@ COLUMNS = (
     "backward_tflops",
     "peak_gib",
 )
-
-
-def milliseconds(step: Callable[[], object], repeats: int) -> float:
-    """Median time of one call, after warm-up calls."""
-    for _ in range(3):
-        step()
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
 
 
 def tflops(case: Case, length: int, shape: Shape, time: float, factor: float) -> float:
@@ -81,17 +63,6 @@ def measure(case: Case, given: Inputs, shape: Shape, repeats: int) -> Row:
         backward_tflops=tflops(case, length, shape, backward, 2.5),
     )
     return row
-
-
-def environment() -> dict[str, str]:
-    """The GPU and the versions that the numbers belong to."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": str(torch.version.cuda),
-        "python": sys.version.split()[0],
-    }
 
 
 def table(rows: list[Row]) -> Table:

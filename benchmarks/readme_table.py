@@ -4,7 +4,8 @@
     python benchmarks/readme_table.py --check    exit code 1 if one is not what its file says
 
 A table stands between `<!-- begin FILE.json ... -->` and `<!-- end -->`; paths start at the README.
-Files of benchmarks/attention.py give a table each, those of examples/train_lm.py a row each of one.
+Files of benchmarks/attention.py and benchmarks/schedules.py give a table each, those of
+examples/train_lm.py a row each of one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def _tables_of(root: Path, names: Sequence[str]) -> str:
         if name not in missing
     ]
     parts = [table(report) for report in reports if "rows" in report]
+    parts += [schedule_table(report) for report in reports if "schedules" in report]
     if trainings := [report for report in reports if "runs" in report]:
         parts.append(training_table(trainings))
     if missing:
@@ -104,11 +106,44 @@ def table(report: Mapping[str, Any]) -> str:
     return f"{_setting(report)}\n\n{text}\n"
 
 
-def _setting(report: Mapping[str, Any]) -> str:
-    versions, shape = report["environment"], report["shape"]
+def schedule_table(report: Mapping[str, Any]) -> str:
+    """A report of benchmarks/schedules.py in Markdown: a line a spec and case; columns: lengths."""
+    rows = {(row["spec"], row["case"], row["length"]): row for row in report["schedules"]}
+    lengths = sorted({length for _, _, length in rows})
+    heads = [f"N = {length}" for length in lengths]
+    lines = [["spec", "by", *heads], ["---", "---", *["---:"] * len(lengths)]]
+    for spec, case in dict.fromkeys((spec, case) for spec, case, _ in rows):
+        cells = [_schedule(rows.get((spec, case, length))) for length in lengths]
+        lines.append([_code(spec), case, *cells])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_versions(report)}.\n\n{text}\n"
+
+
+def _schedule(row: Row | None) -> str:
+    """Time and peak memory of one schedule."""
+    if row is None:
+        return "-"
+    if "error" in row:
+        kind, _, reason = row["error"].partition(":")
+        return reason.strip() if kind == "not run" else f"did not run ({kind})"
+    peak = "" if row["peak_mib"] is None else f", {_number(row['peak_mib'])} MiB"
+    return f"{_number(row['ms'])} ms{peak}"
+
+
+def _versions(report: Mapping[str, Any]) -> str:
+    """Where a report was measured; old ones do not tell the driver."""
+    versions = report["environment"]
+    driver = f", driver {versions['driver']}" if "driver" in versions else ""
     return (
-        f"{versions['gpu']}, torch {versions['torch']}, triton {versions['triton']}, "
-        f"CUDA {versions['cuda']}; bfloat16, B={shape['batch']}, Hq={shape['heads']}, "
+        f"{versions['gpu']}{driver}, torch {versions['torch']}, triton {versions['triton']}, "
+        f"CUDA {versions['cuda']}"
+    )
+
+
+def _setting(report: Mapping[str, Any]) -> str:
+    shape = report["shape"]
+    return (
+        f"{_versions(report)}; bfloat16, B={shape['batch']}, Hq={shape['heads']}, "
         f"Hk={shape['kv_heads']}, G={shape['groups']}, D={shape['head_dim']}."
     )
 

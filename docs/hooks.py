@@ -9,6 +9,8 @@ A line of a page that is one of these comments becomes what it names:
                                           next one that has TO
     <!-- begin FILE.json ... -->          the tables of benchmarks/readme_table.py; ends at
                                           <!-- end -->
+    <!-- when FILE.json -->               what follows, if there is the file; ends at
+                                          <!-- end when -->
 
 Anything that does not hold, such as lines that are no longer there, fails the build.
 """
@@ -48,6 +50,7 @@ from attncomp.pictures.request import pictured
 
 ROOT = Path(__file__).parent.parent
 _MARKER = re.compile(r"^<!-- (?!begin |end )(\w+) ?(.*?) -->$", re.MULTILINE)
+_WHEN = re.compile(r"^<!-- when (\S+) -->\n(.*?)^<!-- end when -->\n", re.DOTALL | re.MULTILINE)
 # GitHub's tables need `a \| b` for the code a | b, this site's show the backslash.
 _CODE_IN_TABLE = re.compile(r"^\|.*\|$", re.MULTILINE)
 _TABLE_MARKER = re.compile(r"^<!-- (?:begin .*|end) -->$", re.MULTILINE)
@@ -86,6 +89,7 @@ def filled(markdown: str, add: AddPicture) -> str:
             raise PluginError(f"expected one of {', '.join(fill)} or begin, found {match[0]!r}")
         return fill[match[1]](match[2])
 
+    markdown = _WHEN.sub(lambda match: match[2] if (ROOT / match[1]).exists() else "", markdown)
     markdown = _MARKER.sub(replaced, markdown)
     if "<!-- begin " in markdown:
         markdown = _TABLE_MARKER.sub("\n", readme_table().rendered(markdown, ROOT))

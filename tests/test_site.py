@@ -146,7 +146,7 @@ def escaped(text: str) -> str:
 
 def test_no_marker_is_left(site: Path) -> None:
     for path in site.glob("*.html"):
-        assert not re.findall(r"<!-- (?:catalogue|picture|output|begin)", path.read_text())
+        assert not re.findall(r"<!-- (?:catalogue|picture|output|begin|when)", path.read_text())
 
 
 def test_figures_are_those_of_the_results_files(site: Path) -> None:
@@ -215,6 +215,12 @@ class TestMarkers:
     def test_mistakes(self, hooks: ModuleType, marker: str, message: str) -> None:
         with pytest.raises(PluginError, match=re.escape(message)):
             self.filled(hooks, f"<!-- {marker} -->")
+
+    def test_what_waits_for_a_file(self, hooks: ModuleType) -> None:
+        text = "a\n<!-- when {} -->\nb <!-- end when -->\n\nc\n<!-- end when -->\nd\n"
+        assert self.filled(hooks, text.format("benchmarks/results/none.json")) == "a\nd\n"
+        there = "benchmarks/results/h200.json"
+        assert self.filled(hooks, text.format(there)) == "a\nb <!-- end when -->\n\nc\nd\n"
 
     def test_what_is_no_pattern_is_shown_as_the_catalogue_has_it(self, hooks: ModuleType) -> None:
         picture = pictured(parse("window(2)"), 4)

@@ -233,7 +233,7 @@ def tree(drafts: int = 64) -> Expr:
     sees the committed keys, its ancestors in the tree and itself. Takes `committed` [B or 1], how
     many of the keys before the drafted ones count, from position 0 on (the others are padding),
     and `ancestors` [B or 1, drafts, drafts]: `ancestors[b, i, j]` is not 0 where draft i sees
-    draft j, itself included. At most `committed + drafts` keys a query; visits every key of the
-    past.
+    draft j, itself included. At most `committed + drafts` keys a query; visits these, and
+    of the drafted ones those before its own.
     """
     return definition("tree", drafts=drafts)

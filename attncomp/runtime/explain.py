@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from attncomp.codegen.expressions import condition_entries
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.ir.affine import Affine, Drawn, Entry, Index, Quotient, Top, index
 from attncomp.ir.ops import Box, Range
 from attncomp.ir.passes.bound import bounds_of
 from attncomp.ir.walk import Walk
+from attncomp.runtime.attended import Mean
+from attncomp.runtime.checks import checked_length
+from attncomp.runtime.visits import Visits, count_visits
+
+# Context lengths at which keys are counted: both where their number grows, else the second.
+LENGTHS: Final = (8192, 65536)
 
 _MODES: Final = {
     None: "none: every attended key counts in full",
@@ -23,12 +30,19 @@ _MODES: Final = {
 
 
 def explain(
-    plan: KernelPlan, pattern: str, tensors: Mapping[str, str], *, dense: bool = False
+    plan: KernelPlan,
+    pattern: str,
+    tensors: Mapping[str, str],
+    n_keys: int | None = None,
+    *,
+    dense: bool = False,
 ) -> str:
     """The plan of a pattern in words; tensors: what a call needs beside q, k and v, with shapes.
 
+    n_keys: the context length at which keys are counted, None for LENGTHS; OptionError below 1.
     dense: the pattern runs by its definition, on backend reference, and not by the plan.
     """
+    lengths = LENGTHS if n_keys is None else (checked_length("n_keys", n_keys),)
     memory = "O(N^2): every pair is held" if dense else "O(N): no N x N matrix is ever held"
     shapes = (f"{name} {shape}" for name, shape in tensors.items())
     rows = [
@@ -36,7 +50,8 @@ def explain(
         ("tensors", ", ".join(("q", "k", "v", *shapes))),
         ("gate", _MODES[plan.mode]),
         *((("logits", ", ".join(plan.modifiers.parts)),) if plan.modifiers else ()),
-        *_sweep_rows(plan),
+        *_sweep_rows(plan, lengths, dense),
+        *((("tiles", _tiles(plan)),) if plan.all_sweeps and not dense else ()),
         ("keys", _keys(plan)),
         ("time", "O(N^2), on backend reference" if dense else _time(plan)),
         ("memory", memory),
@@ -55,6 +70,7 @@ def explain_groups(
     plans: Mapping[str, KernelPlan],
     pattern: str,
     tensors: Mapping[str, str],
+    n_keys: int | None = None,
     *,
     dense: bool = False,
 ) -> str:
@@ -63,19 +79,88 @@ def explain_groups(
     for heads, plan in plans.items():
         names = {*plan.scores, *plan.inputs, *(name for name, _ in plan.modifiers.learned)}
         read = {name: shape for name, shape in tensors.items() if name in names}
-        parts.append(f"heads {heads}\n{explain(plan, plan.pattern, read, dense=dense)}")
+        text = explain(plan, plan.pattern, read, n_keys, dense=dense)
+        parts.append(f"heads {heads}\n{text}")
     return "\n".join(parts)
 
 
-def _sweep_rows(plan: KernelPlan) -> Iterator[tuple[str, str]]:
+def _sweep_rows(plan: KernelPlan, lengths: Sequence[int], dense: bool) -> Iterator[tuple[str, str]]:
+    counts = [count_visits(plan, length) for length in lengths]
+    last = {group[0].sweeps[-1]: group for group in zip(*counts, strict=True)}
     for number, sweep in enumerate(plan.all_sweeps):
         limit = _limit(plan, sweep)
-        there = "all keys there" if sweep.step == 1 else f"one in {sweep.step} of the keys there"
-        there = there if sweep.walk is None else "all keys of these blocks, no others"
-        keys = there if limit is None else f"at most {limit} keys a query"
+        keys = _there(sweep) if limit is None else f"at most {limit} keys a query"
         gate = "" if sweep.gate is None or plan.mode == "hard" else f", gate {sweep.gate}"
         classes = f" in classes modulo {sweep.step}" if sweep.step > 1 else ""
         yield f"sweep {number}", f"{sweep.label}{classes}; {keys}{gate}"
+        for length, visits in zip(lengths, last.get(number, ()), strict=False):
+            growth = _growth(plan, [plan.all_sweeps[one] for one in visits.sweeps])
+            # The same at any length, but for the queries at the start that see fewer keys.
+            if growth != "O(1)" or length == lengths[-1]:
+                yield f"  N = {length}", _visits(visits, growth, dense)
+
+
+def _there(sweep: SweepPlan) -> str:
+    """Which keys a sweep without a limit visits."""
+    if sweep.walk is not None:
+        return "all keys of these blocks, no others"
+    if sweep.step > 1:
+        return f"one in {sweep.step} of the keys there"
+    extent = _extent(sweep)
+    return f"from the first to the last key by {extent}" if extent else "all keys there"
+
+
+def _extent(sweep: SweepPlan) -> str:
+    """The tensors that limit a sweep's keys to a range at the call, "" for none."""
+    condition = () if sweep.bounds is None else sweep.bounds.extent
+    return ", ".join(sorted({entry.tensor for entry in condition_entries(condition)}))
+
+
+def _growth(plan: KernelPlan, sweeps: Sequence[SweepPlan]) -> str:
+    """How the keys that a query visits in sweeps of one step grow with the length."""
+    if all(_limit(plan, sweep) is not None for sweep in sweeps):
+        return "O(1)"
+    return "O(N)" if sweeps[0].step == 1 else f"O(N / {sweeps[0].step})"
+
+
+def _visits(visits: Visits, growth: str, dense: bool) -> str:
+    """What a query visits and attends in a sweep, and how that grows with the length."""
+    others = " and ".join(map(str, visits.sweeps[:-1]))
+    before = f"with sweep {others}: " if others else ""
+    attended = f"attends {_mean(visits.attended)}"
+    if visits.depends:
+        attended += f", depending on {', '.join(visits.depends)}"
+    if dense:
+        return f"{before}{attended}"
+    visited = f"visits {_mean(visits.visited)} keys a query"
+    if not visits.depends:
+        attended += _share(visits)
+    most = "at most " if visits.visited.kind == "at most" and growth != "O(1)" else ""
+    return f"{before}{visited}, {attended}: {most}{growth} a query"
+
+
+def _share(visits: Visits) -> str:
+    """How many of the visited keys are attended, where both are known."""
+    if not visits.visited.keys:
+        return ""
+    share = f"{_number(100 * visits.attended.keys / visits.visited.keys)} %"
+    return f" (at least {share})" if visits.visited.kind else f" ({share})"
+
+
+def _mean(mean: Mean) -> str:
+    return f"{mean.kind} {_number(mean.keys)}".lstrip()
+
+
+def _number(value: float) -> str:
+    """Three digits, and all of an integer part."""
+    if 0 < value < 0.01:
+        return "< 0.01"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _tiles(plan: KernelPlan) -> str:
+    tile = plan.schedule.forward
+    return f"{tile.queries} queries by {tile.keys} keys"
 
 
 def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:
@@ -145,6 +230,8 @@ def _keys(plan: KernelPlan) -> str:
         return "none: no query attends to any key"
     if len(known) < len(limits):
         unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
+        if all(map(_extent, unlimited)):
+            return f"those in ranges by {_extents(unlimited)}"
         listed = all(sweep.walk is not None for sweep in unlimited)
         return "those of the listed blocks" if listed else "grow with the context length"
     total = f" = {sum(known)}" if len(known) > 1 else ""
@@ -154,13 +241,20 @@ def _keys(plan: KernelPlan) -> str:
 def _time(plan: KernelPlan) -> str:
     unlimited = [sweep for sweep in plan.all_sweeps if _limit(plan, sweep) is None]
     listed = "O(pairs of the listed blocks)" if unlimited else "O(N)"
-    time = "O(N^2)" if any(sweep.walk is None for sweep in unlimited) else listed
+    ranges = [sweep for sweep in unlimited if sweep.walk is None]
+    time = "O(N^2)" if ranges else listed
+    if ranges and all(map(_extent, ranges)):
+        time = f"O(keys in ranges by {_extents(ranges)}), O(N^2) at most"
     parts = [f"{time}, forward and backward"]
     if plan.selections:
         parts.append("O(N log N) for the selection, once a score group")
     sizes = {walk.size for walk in plan.walks if not isinstance(walk.entry.table, Drawn)}
     parts += [f"the table of (N / {size})^2 blocks is read once a call" for size in sorted(sizes)]
     return "; ".join(parts)
+
+
+def _extents(sweeps: Sequence[SweepPlan]) -> str:
+    return ", ".join(dict.fromkeys(map(_extent, sweeps)))
 
 
 def _retained(plan: KernelPlan) -> str:

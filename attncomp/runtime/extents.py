@@ -16,24 +16,14 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import assert_never
 
-from attncomp.ir.affine import (
-    Affine,
-    Entry,
-    Index,
-    IndexName,
-    Product,
-    Quotient,
-    Remainder,
-    constant,
-    index,
-)
+from attncomp.ir.affine import Affine, Entry, IndexName, constant, index
 from attncomp.ir.ops import Condition, Requirement
+from attncomp.runtime.values import value_of
 
 
 class Reached(NamedTuple):
-    """Positions [lower, upper) of the other side for each position, [B', H', N] int64.
+    """Positions [lower, upper) of the other side for each position, [B', H', N] int32.
 
     solid: whether all positions in between are reached. Where none is, lower is their number and
     upper 0.
@@ -83,7 +73,7 @@ def extent_tables(extent: Condition, call: Call) -> list[Tensor]:
     for sought, given in sides:
         found = _joined([_met(parts, sought, given, call) for parts in extent])
         lower, upper, solid = _of_kv_heads(found, call)
-        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2).int())
+        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2))
     return tables
 
 
@@ -133,33 +123,47 @@ def _reached(
     part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
 ) -> Reached:
     """For each given position the sought ones that meet a requirement with it."""
+    places, begin, end = _ranked(part, sought, given, call)
+    count = places.shape[-1]
+    if part.test.relation == "==" and part.holds:
+        lower = _at(places, begin.clamp(max=count - 1))
+        upper = _at(places, (end - 1).clamp(min=0)) + 1
+        met = end - begin
+    else:
+        lower, upper = (_at(ends, count - end) for ends in _ends_before(places.flip(-1)))
+        met = count - end
+        if part.test.relation == "==":  # those before the equal ones as well as those behind
+            first, last = (_at(ends, begin) for ends in _ends_before(places))
+            lower, upper = torch.minimum(lower, first), torch.maximum(upper, last)
+            met = met + begin
+    lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
+    return _emptied(lower, upper, met == upper - lower, count)
+
+
+def _ranked(
+    part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sought places by rank, and where the ranks equal to each given position's begin and end.
+
+    Of a test `>= 0` both are where those begin that meet it.
+    """
     value, equality = part.test.value, part.test.relation == "=="
     if not part.holds and not equality:
         value = -value - constant(1)
     ranked = value.part({sought})
-    ranks, places = _evaluated(ranked, sought, call).sort(dim=-1, stable=True)
-    wanted = _evaluated(ranked - value, given, call)  # ranked ==, != or >= wanted
+    sides = (ranked, sought), (ranked - value, given)
+    narrow = max(side.reach for side, _ in sides) <= torch.iinfo(torch.int32).max
+    ranks, wanted = (_evaluated(*side, call, narrow=narrow) for side in sides)
     rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
-    ranks, places = (t.expand(*rows, -1).contiguous() for t in (ranks, places))
-    wanted = wanted.expand(*rows, -1).contiguous()
-    count, begin = ranks.shape[-1], torch.searchsorted(ranks, wanted)
-    end = torch.searchsorted(ranks, wanted, right=True) if equality else begin
-    if equality and part.holds:
-        lower = places.gather(-1, begin.clamp(max=count - 1))
-        upper = places.gather(-1, (end - 1).clamp(min=0)) + 1
-        met = end - begin
-    else:  # those from a rank on, or those before and behind the equal ones
-        begin = begin if equality else torch.zeros_like(begin)
-        before, behind = _ends_before(places), _ends_before(places.flip(-1))
-        lower, upper = (
-            choose(of_before.gather(-1, begin), of_behind.gather(-1, count - end))
-            for choose, of_before, of_behind in zip(
-                (torch.minimum, torch.maximum), before, behind, strict=True
-            )
-        )
-        met = begin + count - end
-    lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
-    return _emptied(lower, upper, met == upper - lower, count)
+    ranks, places = ranks.sort(dim=-1, stable=True)
+    ranks, places, wanted = (t.expand(*rows, -1).contiguous() for t in (ranks, places, wanted))
+    begin = torch.searchsorted(ranks, wanted, out_int32=True)
+    end = torch.searchsorted(ranks, wanted, out_int32=True, right=True) if equality else begin
+    return places.int(), begin, end
+
+
+def _at(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor.gather(-1, index.long())
 
 
 def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,17 +173,20 @@ def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.nn.functional.pad(places.cummax(-1).values + 1, nowhere)
 
 
-def _evaluated(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor:
-    """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N]."""
-    indices = {
+def _evaluated(value: Affine, side: Literal["q", "k"], call: Call, *, narrow: bool) -> Tensor:
+    """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N].
+
+    int32 if narrow, else int64.
+    """
+    indices: dict[IndexName, Tensor] = {
         side: call.position(side),
         "h": torch.arange(_rows(value, "h", call.heads, call), device=call.device)[:, None],
         "b": torch.arange(_rows(value, "b", call.batch, call), device=call.device)[:, None, None],
         "n": torch.full((), call.n_keys, device=call.device),
     }
-    found = _value(value, indices, call.tensors)
+    found = value_of(value, indices, lambda entry: _entry(entry, indices, call.tensors))
     shape = torch.broadcast_shapes(found.shape, (1, 1, indices[side].shape[0]))
-    return found.expand(shape)
+    return (found.int() if narrow else found).expand(shape)
 
 
 def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
@@ -199,32 +206,14 @@ def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
     return most if all(most % size == 0 for size in sizes) else total
 
 
-def _value(value: Affine, indices: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    total = torch.full_like(indices["n"], value.constant)
-    for term, coefficient in value.terms:
-        match term:
-            case Index(name):
-                part = indices[name]
-            case Quotient(inner, divisor):
-                part = _value(inner, indices, tensors) // divisor
-            case Remainder(inner, divisor):
-                part = _value(inner, indices, tensors) % divisor
-            case Product(left, right):
-                part = _value(left, indices, tensors) * _value(right, indices, tensors)
-            case Entry():
-                part = _entry(term, indices, tensors)
-            case _:
-                assert_never(term)
-        total = total + coefficient * part
-    return total
-
-
-def _entry(entry: Entry, indices: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+def _entry(
+    entry: Entry, indices: Mapping[IndexName, Tensor], tensors: Mapping[str, Tensor]
+) -> Tensor:
     """An entry, 0 outside of the tensor; a dimension of size 1 serves every position."""
     tensor, places = tensors[entry.tensor], []
     inside = torch.ones_like(indices["n"], dtype=torch.bool)
     for size, subscript in zip(tensor.shape, entry.indices, strict=True):
-        place = _value(subscript, indices, tensors)
+        place = value_of(subscript, indices)
         if subscript == index("h"):  # consecutive heads share one
             place = place * size // max(1, indices["h"].shape[0])
         inside = inside & (place >= 0) & ((place < size) | (size == 1))

@@ -40,6 +40,8 @@ PATTERNS = {
     "where(t[b, q // 4] * 2 <= s[k] % 5 + n - h)": {"t": "sorted", "s": "one row"},
     "where(rare[b, q] == 1) & causal": {"rare": "rare"},
     "where(rare[b, k])": {"rare": "rare"},
+    "where(3 <= k < n - 5 and t[b, q] == t[b, k])": {"t": "sorted"},
+    "where((q + k) % 4 < 3 and q % 3 != k % 7 and rare[b, k] == 0)": {"rare": "rare"},
     "where(t[b, q] != t[b, k]) & causal": {"t": "sorted"},
     "where(t[b, q] != t[b, k] * 2 - 3)": {"t": "shuffled"},
     "where(t[b, q + 3] - t[b, q] != s[k] and h * rare[b, k] >= 2)": {

@@ -307,6 +307,9 @@ def test_explain() -> None:
     assert "time         O(N^2), forward and backward" in lines
     assert "keys         grow with the context length" in lines
     assert any("q - k >= 8, where logit >= theta[h]; all keys there" in line for line in lines)
+    (visits,) = (line for line in attncomp.compile(SPEC).explain().splitlines() if "65536" in line)
+    assert visits.endswith("attends at most 32768, depending on theta, the logits: O(N) a query")
+    assert "visits at most" not in visits
     bounded = attncomp.compile("window(64) & threshold").explain()
     assert "at most 64 a query, in one softmax" in bounded and "time         O(N)," in bounded
 

@@ -15,10 +15,9 @@ from attncomp.ir.ops import (
     Interval,
     Op,
     Range,
-    Requirement,
     Sweep,
 )
-from attncomp.ir.passes.extent import extent_of, read_at_run_time
+from attncomp.ir.passes.extent import bounded_by_ends, extent_of
 from attncomp.ir.passes.reach import key_reach, meet, query_reach
 
 
@@ -69,7 +68,10 @@ def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
     keys = [reach for reach in map(key_reach, common) if reach is not None]
     queries = [reach for reach in map(query_reach, common) if reach is not None]
     extent = extent_of(condition)
-    full = len(condition) == 1 and all(map(_bounded, condition[0]))
+    found_at_call = extent[0] if len(extent) == 1 else ()
+    full = len(condition) == 1 and all(
+        part in found_at_call or bounded_by_ends(part) for part in condition[0]
+    )
     limits, distance = Range(lower=(least,), upper=tuple(most)), box.distance
     hull_of_keys = [limits, _keys_of(distance, "first", "last"), *(reach.any for reach in keys)]
     core_of_keys = [limits, _keys_of(distance, "last", "first"), *(reach.all for reach in keys)]
@@ -82,13 +84,6 @@ def bounds_of(box: Box, condition: Condition = ALWAYS) -> Bounds:
         full_queries=meet(core) if full else None,
         extent=extent,
     )
-
-
-def _bounded(part: Requirement) -> bool:
-    """Whether the positions that meet a requirement are known, from a tile's ends or its extent."""
-    if read_at_run_time(part):
-        return True
-    return key_reach(part) is not None and query_reach(part) is not None
 
 
 def _keys_of(distance: Interval, outer: IndexName, inner: IndexName) -> Range:

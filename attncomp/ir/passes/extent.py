@@ -8,30 +8,40 @@ every query which is the first of them and which the last.
 from __future__ import annotations
 
 from attncomp.ir.ops import Condition, Requirement
+from attncomp.ir.passes.reach import key_reach, query_reach
 
 
-def read_at_run_time(requirement: Requirement) -> bool:
-    """Whether a requirement reads tensors, and each term of it those of one side of the pair.
+def bounded_by_ends(requirement: Requirement) -> bool:
+    """Whether the ends of a tile tell which positions may meet a requirement, both ways."""
+    return key_reach(requirement) is not None and query_reach(requirement) is not None
+
+
+def separable(requirement: Requirement) -> bool:
+    """Whether each term of a requirement is of one side of the pair.
 
     >>> from attncomp.ir.affine import Entry, index, term
     >>> from attncomp.ir.ops import Where
     >>> own, other = (term(Entry("ids", (index("b"), index(side)))) for side in ("q", "k"))
-    >>> read_at_run_time(Requirement(Where(relation="==", value=own - other), True))
+    >>> separable(Requirement(Where(relation="==", value=own - other), True))
     True
     >>> pair = term(Entry("mask", (index("q"), index("k"))))
-    >>> read_at_run_time(Requirement(Where(relation="==", value=pair), False))
+    >>> separable(Requirement(Where(relation="==", value=pair), False))
     False
     """
     value = requirement.test.value
-    of_pairs = value.part({"q"}).part({"k"})
-    given = [entry.table is None for entry in value.entries]
-    return bool(given) and all(given) and not of_pairs.terms
+    tables = any(entry.table is not None for entry in value.entries)
+    return not tables and not value.part({"q"}).part({"k"}).terms
 
 
 def extent_of(condition: Condition) -> Condition:
     """What of a condition limits the positions of a tile at run time, () if nothing does.
 
-    A pair that meets the condition meets one of these alternatives.
+    A pair that meets the condition meets one of these alternatives. Where tensors are read at all,
+    tests without any that the ends of a tile do not bound are taken along.
     """
-    parts = [tuple(filter(read_at_run_time, alternative)) for alternative in condition]
-    return tuple(dict.fromkeys(parts)) if all(parts) else ()
+    parts = [
+        tuple(part for part in alternative if separable(part) and not bounded_by_ends(part))
+        for alternative in condition
+    ]
+    reads = any(part.test.value.entries for alternative in parts for part in alternative)
+    return tuple(dict.fromkeys(parts)) if reads and all(parts) else ()
