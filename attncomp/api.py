@@ -332,9 +332,8 @@ class CompiledPattern:
 
         heads and batch default to the fewest that the tensors' sizes allow; a pattern that asks for
         the head h or the row b itself, or has groups of heads, needs them. Tensors are those of a
-        call; modifiers' change no gate and may lack. Thresholds are compared with `logits`, of
-        [B or 1, Hq, Nq, Nk]. The dtype is that of scores, else float64. Takes time and memory of
-        Nq * Nk. Raises CallError for what does not fit, as a call does.
+        call, of which modifiers' may lack; thresholds need `logits` [B or 1, Hq, Nq, Nk]. The dtype
+        is that of scores, else float64. Takes time and memory of Nq * Nk. Raises CallError.
         """
         n_queries = checked_length("n_queries", n_queries)
         n_keys = n_queries if n_keys is None else checked_length("n_keys", n_keys)
@@ -342,8 +341,8 @@ class CompiledPattern:
             raise head_groups.no_number(self._text)
         every = self._all_heads
         sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        known = self._entries, tensors, n_queries, sizes, self._text
-        given = mask_inputs(every, *known, learned=self._learned)
+        known = every, self._entries, self._learned, self._text
+        given = mask_inputs(tensors, n_queries, sizes, *known)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 

@@ -4,8 +4,9 @@
 
 For each shipped pattern without scores. attncomp makes lists of the blocks that are walked, reads
 from tensors such as documents which keys each query may reach, and rearranges q, k and v by classes
-where a sweep is strided; all other bounds of tiles are computed inside of kernels. Plans serve every length: a process makes one, in plan_ms, and keeps it. FlexAttention
-makes a block mask of the same pairs, by create_block_mask as it is and through torch.compile.
+where a sweep is strided; all other bounds of tiles are computed inside of kernels. Plans serve
+every length: a process makes one, in plan_ms, and keeps it. FlexAttention makes a block mask of the
+same pairs, by create_block_mask as it is and through torch.compile.
 
 Medians of CUDA-event times. Memory is the peak beyond the inputs, the result included. The first
 call of a length, which may compile, is in neither. What fails is not tried at greater lengths.

@@ -83,6 +83,8 @@ ELSEWHERE = {
     "sparsek_window": "test_oracle.py, as its text is one of sparsek and window",
     "locret": "above",
     "random_blocks": "test_oracle.py",
+    "threshold": "test_oracle.py",
+    "top_theta": "test_thresholds.py",
     **dict.fromkeys(("blocks", "topk_blocks", "bigbird"), "test_block_specs.py"),
     **dict.fromkeys(("block_sparse", "nsa_selection", "moba", "quest"), "test_block_specs.py"),
 }

@@ -60,13 +60,12 @@ def pictured(
 ) -> Picture:
     """The picture of a pattern, for Nq queries and Nk keys, Nq if not given.
 
-    Scores of keys or blocks, thresholds and logits that are not among `tensors` are standard normal
-    from `seed`, which the caption says. n_queries: None for the least of a few lengths at which the
-    pattern shows its sizes. tile: queries by keys, a number for both; None for about an eighth of
-    the keys. head and batch choose one of as many heads and rows of the batch as the tensors have;
-    heads: how many a pattern with groups of heads has, by default the fewest that fit. name: what
-    the caption calls the pattern, its canonical text if not given. Modifiers' tensors are not
-    needed.
+    Scores, thresholds and logits that are not among `tensors` are standard normal from `seed`,
+    which the caption says. n_queries: None for the least of a few lengths at which the pattern
+    shows its sizes. tile: queries by keys, a number for both; None for about an eighth of the keys.
+    head and batch choose one of as many heads and rows of the batch as the tensors have; heads: how
+    many a pattern with groups of heads has, by default the fewest that fit. name: what the caption
+    calls the pattern, its canonical text if not given. Modifiers' tensors are not needed.
 
     Raises CallError for sizes below 1, for tensors that are missing or do not fit, and for a head
     or a row of the batch that they do not have.
@@ -180,7 +179,7 @@ def _checked(
     n_queries, n_keys = length
     each = [n for n in drawn if n == LOGITS or (n in entries and are_thresholds(entries[n]))]
     given = {**given, **{name: _for_heads(given[name], heads) for name in each}}
-    checked = mask_inputs(graph, entries, given, n_queries, Sizes(rows, heads, n_keys), pattern)
+    checked = mask_inputs(given, n_queries, Sizes(rows, heads, n_keys), graph, entries, (), pattern)
     for name in _needed_scores(graph):
         if not len(checked[name]):
             raise TensorShapeError(

@@ -203,7 +203,8 @@ def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
         return total
     sizes = [call.tensors[entry.tensor].shape[at] for entry, at in direct]
     most = max(sizes)
-    return most if all(most % size == 0 for size in sizes) else total
+    # A group of heads may read a tensor of all heads of the call.
+    return most if total % most == 0 and all(most % size == 0 for size in sizes) else total
 
 
 def _entry(
@@ -214,8 +215,9 @@ def _entry(
     inside = torch.ones_like(indices["n"], dtype=torch.bool)
     for size, subscript in zip(tensor.shape, entry.indices, strict=True):
         place = value_of(subscript, indices)
-        if subscript == index("h"):  # consecutive heads share one
-            place = place * size // max(1, indices["h"].shape[0])
+        heads = indices["h"].shape[0]
+        if subscript == index("h") and size < heads:  # consecutive heads share one
+            place = place * size // heads
         inside = inside & (place >= 0) & ((place < size) | (size == 1))
         places.append(place.clamp(0, size - 1))
     return torch.where(inside, tensor[tuple(places)].long(), 0)

@@ -70,15 +70,14 @@ def checked_inputs(
 ) -> dict[str, Tensor]:
     """The needed tensors, integers in 32 or 64 bits; CallError of the first thing that is wrong.
 
-    entries: what tests read of each tensor; learned: tensors of modifiers, which may be given where
-    they are not needed; all others are scores of keys. q is the call's, None for a mask. logits:
-    the shape of those that a mask needs as well.
+    entries: what tests read of each tensor; learned: tensors of modifiers, which may lack where not
+    needed; others are scores of keys. q: of the call, None for a mask. logits: of which shape, too.
     """
     tensors = with_documents(tensors, needed, sizes.n_keys, pattern, q)
     widths = dict(learned)
-    others = () if q is None or needed else ("q", "k", "v")
-    of_mask = () if logits is None else (LOGITS,)
-    check_names(tensors, (*dict.fromkeys((*needed, *widths)), *of_mask, *others), pattern)
+    others: tuple[str, ...] = () if q is None or needed else ("q", "k", "v")
+    others += () if logits is None else (LOGITS,)
+    check_names(tensors, (*dict.fromkeys((*needed, *widths)), *others), pattern)
     checked = {}
     for name in needed:
         if q is not None and name in widths:
@@ -124,13 +123,13 @@ def _checked_entries(
 
 
 def mask_inputs(
-    graph: Graph,
-    entries: Mapping[str, Sequence[Entry]],
     tensors: Mapping[str, Tensor],
     n_queries: int,
     sizes: Sizes,
+    graph: Graph,
+    entries: Mapping[str, Sequence[Entry]],
+    learned: Sequence[Learned],
     pattern: str,
-    learned: Sequence[Learned] = (),
 ) -> dict[str, Tensor]:
     """What the dense mask of a graph is made of, an entry a head; CallError as `checked_inputs`."""
     shape = (sizes.batch, sizes.heads, n_queries, sizes.n_keys) if needs_logits(graph) else None

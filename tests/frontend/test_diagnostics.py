@@ -40,8 +40,7 @@ DRAWN = [
          --> <spec>:1:1
           | zzz
           | ^^^ known patterns: blocks, causal, chunk, dilated, documents, first, full, \
-lifetime, prefix_lm, random_blocks, sparsek, strided, threshold, \
-topk_blocks, window
+lifetime, prefix_lm, random_blocks, sparsek, strided, threshold, topk_blocks, window
         """,
     ),
     (

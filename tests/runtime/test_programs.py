@@ -6,7 +6,7 @@ Programs nest operators and groups of heads, with modifiers of the whole and of 
 from __future__ import annotations
 
 import torch
-from dense import Shape, assert_close, random_inputs
+from dense import Shape, apart, assert_close, random_inputs
 from hypothesis import given, settings
 from modifier_support import run
 from strategies import problems, programs
@@ -24,13 +24,14 @@ def call_inputs(program: Expr, problem: tuple[Shape, Tensor, int]) -> Call:
     shape, scores, seed = problem
     generator = Generator().manual_seed(seed)
     inputs = random_inputs(shape, generator, scores=scores).to(torch.float32).to(torch.float64)
+    inputs = apart(inputs, shape.head_dim**-0.5)
     tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
     pattern = attncomp.compile(program)
     known = {"scores": inputs.scores, "near": inputs.scores.flip(-1)}
     for name, text in pattern.shapes.items():
         if name in known:
             tensors[name] = known[name]
-        elif text.startswith("[Hq"):
+        elif name not in inputs.given and text.startswith("[Hq"):
             sizes = [int(size) for size in text[3:-1].split(",")[1:]]
             drawn = torch.randn([shape.query_heads, *sizes], generator=generator)
             tensors[name] = drawn.double()
