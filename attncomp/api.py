@@ -208,7 +208,7 @@ class CompiledPattern:
         q, k, v = autocast(q, k, v)
         backend = backend_for(self._backend, q.device.type, q.dtype)
         check_query_key_value(q, k, v, backend, self._text)
-        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2])
+        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2], q.shape[2])
         tensors = checked_inputs(
             tensors, self._needed, self._entries, sizes, self._text, q, self._learned
         )
@@ -340,9 +340,9 @@ class CompiledPattern:
         if self._grouped and heads is None:
             raise head_groups.no_number(self._text)
         every = self._all_heads
-        sizes = mask_sizes(every, self._entries, tensors, heads, batch, n_keys, self._text)
-        known = every, self._entries, self._learned, self._text
-        given = mask_inputs(tensors, n_queries, sizes, *known)
+        known = every, self._entries, tensors, heads, batch
+        sizes = mask_sizes(*known, (n_keys, n_queries), self._text)
+        given = mask_inputs(tensors, sizes, every, self._entries, self._learned, self._text)
         graph = build(self._bound(sizes.heads)) if self._grouped else every
         return gate_matrix(graph, n_queries, n_keys, given, sizes.heads, sizes.batch)
 

@@ -115,8 +115,10 @@ def blocks(size: int) -> Call:
 
     size: Positions of a block; the first starts at position 0.
     The call of the compiled pattern takes `block_mask` [B or 1, H, T, T] of integers or bool, with
-    H dividing Hq and T = ceil(Nk / size). Not causal by itself: `blocks(64) & causal()`. From 16
-    positions a block on, kernels visit the blocks of the mask alone.
+    H dividing Hq and T = ceil(Nk / size), or for fewer queries than keys, which stand at the end,
+    the last Nq / size rows of it, where they begin with a block. Not causal by itself:
+    `blocks(64) & causal()`. From 16 positions a block on, kernels visit the blocks of the mask
+    alone.
     """
     return call("blocks", size=size)
 
@@ -127,7 +129,8 @@ def topk_blocks(k: int, size: int) -> Call:
     k: Blocks chosen for a block of queries.
     size: Positions of a block; the first starts at position 0.
     The call of the compiled pattern takes `block_scores` [B or 1, G, T, T] of floats, with G
-    dividing Hq and T = ceil(Nk / size): a score for each block of queries and block of keys. The
+    dividing Hq and T = ceil(Nk / size): a score for each block of queries and block of keys (of the
+    rows those of the call's queries are enough, as for `blocks`). The
     query's own block competes as the others do; later ones are never chosen. Of equal scores the
     earlier block wins, NaN loses to every number, and -inf is the lowest finite one. The scores get
     no gradient. All keys of a chosen block are attended, those ahead of the query included:

@@ -179,7 +179,8 @@ def _checked(
     n_queries, n_keys = length
     each = [n for n in drawn if n == LOGITS or (n in entries and are_thresholds(entries[n]))]
     given = {**given, **{name: _for_heads(given[name], heads) for name in each}}
-    checked = mask_inputs(given, n_queries, Sizes(rows, heads, n_keys), graph, entries, (), pattern)
+    sizes = Sizes(rows, heads, n_keys, n_queries)
+    checked = mask_inputs(given, sizes, graph, entries, (), pattern)
     for name in _needed_scores(graph):
         if not len(checked[name]):
             raise TensorShapeError(

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from attncomp.errors import OptionError, TensorDtypeError, TensorShapeError
 from attncomp.frontend.modifiers import STANDARD_SLOPES
-from attncomp.ir.affine import Affine, Entry, IndexName, Passing, Quotient, Top, index
+from attncomp.ir.affine import Affine, Entry, IndexName, Passing, Top, index
 from attncomp.ir.graph import Graph
 from attncomp.ir.modifiers import Learned, standard_slopes
 from attncomp.ir.ops import SparseK, Where
 from attncomp.ir.oracle import check_logits, needs_logits, tensor_names
 from attncomp.ir.tables import LOGITS
+from attncomp.runtime.block_rows import positions_a_size, with_all_rows
 from attncomp.runtime.checks import (
     SCORE_DTYPES,
     check_device,
@@ -51,11 +52,12 @@ Layout: TypeAlias = list[SizeRule]
 
 
 class Sizes(NamedTuple):
-    """What subscripts range over: rows of the batch, query heads and keys."""
+    """What subscripts range over: rows of the batch, query heads, keys; and queries."""
 
     batch: int
     heads: int
     n_keys: int
+    n_queries: int
 
 
 def checked_inputs(
@@ -115,6 +117,7 @@ def _checked_entries(
     if not isinstance(tensor, Tensor):  # words of symbolic sizes fix them
         check_given(name, tensor, _layout_text(layout), pattern)
     assert tensor is not None
+    tensor = with_all_rows(tensor, entries, sizes.n_queries, sizes.n_keys)
     if q is not None:
         check_device(name, tensor, q, pattern)
     dtypes = SCORE_DTYPES if are_scores(entries) else _INTEGER_DTYPES
@@ -124,7 +127,6 @@ def _checked_entries(
 
 def mask_inputs(
     tensors: Mapping[str, Tensor],
-    n_queries: int,
     sizes: Sizes,
     graph: Graph,
     entries: Mapping[str, Sequence[Entry]],
@@ -132,9 +134,12 @@ def mask_inputs(
     pattern: str,
 ) -> dict[str, Tensor]:
     """What the dense mask of a graph is made of, an entry a head; CallError as `checked_inputs`."""
-    shape = (sizes.batch, sizes.heads, n_queries, sizes.n_keys) if needs_logits(graph) else None
+    shape = (sizes.batch, sizes.heads, sizes.n_queries, sizes.n_keys)
+    logits = shape if needs_logits(graph) else None
     names = tensor_names(graph)
-    checked = checked_inputs(tensors, names, entries, sizes, pattern, learned=learned, logits=shape)
+    checked = checked_inputs(
+        tensors, names, entries, sizes, pattern, learned=learned, logits=logits
+    )
     return with_all_heads(checked, entries, sizes.heads)
 
 
@@ -188,10 +193,13 @@ def mask_sizes(
     tensors: Mapping[str, Tensor],
     heads: int | None,
     batch: int | None,
-    n_keys: int,
+    lengths: tuple[int, int],
     pattern: str,
 ) -> Sizes:
-    """The sizes of a mask: those asked for, else the fewest that the tensors allow."""
+    """The sizes of a mask: those asked for, else the fewest that the tensors allow.
+
+    lengths: of keys and of queries.
+    """
     asked = bare_indices(graph)
 
     def size(option: str, name: Literal["h", "b"], given: int | None) -> int:
@@ -207,7 +215,7 @@ def mask_sizes(
         return least_size(graph, entries, tensors, name)
 
     n_heads = size("heads", "h", heads)
-    return Sizes(size("batch", "b", batch), n_heads, n_keys)
+    return Sizes(size("batch", "b", batch), n_heads, *lengths)
 
 
 def least_size(
@@ -274,7 +282,7 @@ def integer_names(entries: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
 
 def block_count(entry: Entry, n_keys: int) -> int:
     """How many blocks of positions an entry's last subscript tells apart."""
-    return -(-n_keys // (_positions_a_size(entry.indices[-1]) or 1))
+    return -(-n_keys // (positions_a_size(entry.indices[-1]) or 1))
 
 
 def _check_entries(
@@ -325,7 +333,7 @@ def _size_name(subscript: Affine) -> str | None:
         return "B or 1"
     if subscript == index("h"):
         return "H dividing Hq"
-    block = _positions_a_size(subscript)
+    block = positions_a_size(subscript)
     return None if block is None else "Nk" if block == 1 else f"Nk / {block}"
 
 
@@ -359,19 +367,8 @@ def _size_rule(subscript: Affine, sizes: Sizes) -> SizeRule | None:
     if subscript == index("h"):
         heads = sizes.heads
         return lambda: f"H dividing {heads} heads", lambda size: size >= 1 and heads % size == 0
-    blocks = _positions_a_size(subscript)
+    blocks = positions_a_size(subscript)
     if blocks is None:
         return None
     size = -(-sizes.n_keys // blocks)
     return lambda: str(size), lambda found: found == size
-
-
-def _positions_a_size(subscript: Affine) -> int | None:
-    """1 for `q` and `k`, c for `q // c` and `k // c`, None for any other subscript."""
-    if subscript in (index("q"), index("k")):
-        return 1
-    match subscript.terms:
-        case ((Quotient(value, divisor), 1),) if not subscript.constant:
-            return divisor if value in (index("q"), index("k")) else None
-        case _:
-            return None

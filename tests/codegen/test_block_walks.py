@@ -19,6 +19,7 @@ import attncomp
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
+from attncomp.errors import TensorShapeError
 from attncomp.frontend.parser import parse
 from attncomp.ir.affine import Drawn
 from attncomp.ir.build import build
@@ -220,3 +221,23 @@ def test_time_is_linear_in_the_listed_blocks(
         best[n] = min(best[n], time.process_time() - start)
     assert best[32768] <= 3 * best[16384] + 1
     assert best[32768] < 15  # all 2^30 pairs would take minutes
+
+
+@pytest.mark.parametrize("pattern", ["blocks(16) & causal", "topk_blocks(2, 16) | window(3)"])
+def test_rows_for_the_queries_alone(pattern: str, generator: torch.Generator) -> None:
+    """Fewer queries than keys may bring a table with as many rows of blocks as they have."""
+    attend = attncomp.compile(pattern)
+    q = torch.randn(2, 2, 37, 16, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, 101, 16, generator=generator, dtype=torch.float64)
+    drawn = tables(16, 101, 2, generator)
+    name = attend.tensors[0]
+    whole, last = drawn[name], drawn[name][..., -3:, :]
+    assert whole.shape[-2:] == (7, 7)
+    assert torch.equal(attend(q, k, v, **{name: last}), attend(q, k, v, **{name: whole}))
+    reference = attncomp.compile(pattern, backend="reference")
+    assert torch.equal(reference(q, k, v, **{name: last}), reference(q, k, v, **{name: whole}))
+    masks = [attend.mask(37, 101, heads=2, batch=2, **{name: table}) for table in (last, whole)]
+    assert torch.equal(*masks)
+    # 38 queries begin within a block, whose row would be ambiguous
+    with pytest.raises(TensorShapeError, match=r"expected shape \[.*, 7, 7\], found \[.*, 3, 7\]"):
+        attend.mask(38, 101, heads=2, batch=2, **{name: last})
