@@ -373,10 +373,11 @@ class CompiledPattern:
         return figure_of(picture, axes=ax)
 
     def _repr_svg_(self) -> str | None:
-        """What a notebook shows: the pattern, or each group of heads, at a length that suits it."""
-        if self.integer_tensors or not has_matplotlib():
-            return None  # its integer tensors are the user's to give
-        return svg(*pictured_groups(self._expr))
+        """What a notebook shows: the pattern, or each group of heads, at a length that suits it.
+
+        Integer tensors that the pattern reads are made up, which the caption says.
+        """
+        return svg(*pictured_groups(self._expr)) if has_matplotlib() else None
 
     def __str__(self) -> str:
         return self._text

@@ -26,6 +26,7 @@ from attncomp.ir.modifiers import modifiers_by_group
 from attncomp.ir.oracle import needs_logits, tensor_entries, tensor_names
 from attncomp.ir.schedule import Problem
 from attncomp.ir.tables import LOGITS
+from attncomp.pictures.examples import made_up
 from attncomp.pictures.picture import Picture, picture
 from attncomp.runtime.checks import checked_length
 from attncomp.runtime.inputs import (
@@ -96,14 +97,32 @@ def pictured(
 
 
 def pictured_groups(expr: Expr) -> list[Picture]:
-    """The pictures of a pattern, one for each group of heads, at a length that suits all."""
+    """The pictures of a pattern, one for each group of heads, at a length that suits all.
+
+    Integer tensors that it reads are made up, as the captions say.
+    """
     if not has_groups(expr):
-        return [pictured(expr, None)]
+        length = _length(lower(expr, _PROBLEM))
+        given = made_up(build(expr), length)
+        return [pictured(expr, length, tensors=given, name=_made_up_name(expr, given))]
     heads = least_heads(expr)
     bound = with_heads(expr, heads)
     firsts = [start for start, _, _ in spans_of_heads(bound, heads)]
-    length = max(_length(lower(at_head(bound, head), _PROBLEM)) for head in firsts)
-    return [pictured(expr, length, head=head, heads=heads) for head in firsts]
+    members = {head: at_head(bound, head) for head in firsts}
+    length = max(_length(lower(member, _PROBLEM)) for member in members.values())
+    every = made_up(build_all_heads(expr), length)
+    pictures = []
+    for head, member in members.items():
+        read = tensor_entries(build(member))
+        given = {name: tensor for name, tensor in every.items() if name in read}
+        name = _made_up_name(expr, given)
+        pictures.append(pictured(expr, length, tensors=given, head=head, heads=heads, name=name))
+    return pictures
+
+
+def _made_up_name(expr: Expr, given: Mapping[str, Tensor]) -> str:
+    names = f" with {', '.join(given)} made up" if given else ""
+    return f"{to_text(expr)}{names}"
 
 
 def _one_head(
