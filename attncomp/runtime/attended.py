@@ -26,8 +26,7 @@ from attncomp.runtime.tables import block_lists
 from attncomp.runtime.values import value_of
 
 _SAMPLED_PAIRS: Final = 1 << 20
-_SAMPLED_KEYS: Final = 1 << 8  # of a query
-_GOLDEN: Final = (5**0.5 - 1) / 2
+_SAMPLED_KEYS: Final = 1 << 6  # of a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ def _of_pairs(sweep: SweepPlan, query: Tensor) -> Mean:
     place = torch.arange(min(widest, _SAMPLED_KEYS))
     some = asking[_sample(len(asking), _SAMPLED_PAIRS // len(place))]
     share = (width[some, None].double() / len(place)).clamp(min=1)
-    shift = (place + some[:, None]) * _GOLDEN % 1  # another one for each query
+    shift = _chances(len(some), len(place))
     offset = ((place + torch.where(share > 1, shift, 0)) * share).long()
     met = _meets(sweep, some, lower[some, None] + offset, len(query))
     total = float(((met & (offset < width[some, None])) * share).sum())
@@ -218,11 +217,15 @@ def _of_drawn_blocks(sweep: SweepPlan, walk: Walk, n_keys: int) -> Mean:
 
 
 def _sample(count: int, size: int) -> Tensor:
-    """All of `count` places, or one of each of `size` equal shares, at no regular distances."""
+    """All of `count` places, or a random one of each of `size` equal shares."""
     if size >= count:
         return torch.arange(count)
-    share = torch.arange(size, dtype=torch.float64)
-    return ((share + share * _GOLDEN % 1) * (count / size)).long()
+    return ((torch.arange(size) + _chances(size)) * (count / size)).long()
+
+
+def _chances(*size: int) -> Tensor:
+    """Random numbers in [0, 1) float64, the same at each call."""
+    return torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def _meets(sweep: SweepPlan, query: Tensor, key: Tensor, n_keys: int) -> Tensor:

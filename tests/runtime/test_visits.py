@@ -249,13 +249,13 @@ SAMPLED = (
 def test_samples_are_near(
     pattern: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attended, "_SAMPLED_PAIRS", 1 << 18)
+    monkeypatch.setattr(attended, "_SAMPLED_PAIRS", 1 << 16)  # 1024 queries
     n = int(torch.randint(1200, 1600, (), generator=generator))
     attend = attncomp.compile(pattern)
     found = count_visits(attend.plan, n)
     assert any(visits.attended.kind == "about" for visits in found)
     keys = attend.mask(n).sum().item() / n
-    assert sum(visits.attended.keys for visits in found) == pytest.approx(keys, rel=0.05)
+    assert sum(visits.attended.keys for visits in found) == pytest.approx(keys, rel=0.25)
 
 
 def test_queries_that_see_nothing_are_no_sample(generator: torch.Generator) -> None:
