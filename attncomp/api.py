@@ -131,7 +131,7 @@ class CompiledPattern:
         self._needed = (*self._gating, *(name for name, _ in self._learned))
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
         plan = lower(of_every_head(expr), usual_problem("torch", on_gpu=False))
-        self._whole = Whole(plan.scores, self._learned, BlockParts.of(plan), modifiers[0])
+        self._whole = Whole.of(plan.scores, BlockParts.of(plan), modifiers[0])
         self._recent: tuple[str, torch.device] | None = None
         self._recent_pieces: tuple[tuple[head_groups.Piece, str], ...] = ()
 

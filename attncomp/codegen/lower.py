@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from typing_extensions import assert_never
@@ -152,7 +152,7 @@ def _sweep_plan(
         absent=absent,
         residual=residual,
         gate=plan_gate,
-        bounds=op.bounds if walk is None or op.bounds is None else replace(op.bounds, extent=()),
+        bounds=op.bounds,
         condition=op.condition if met is None else without(op.condition, met),
         full_tiles=full_tiles and walk is None,
         step=op.step,

@@ -38,7 +38,7 @@ def bounds_of(
             reason = f"no number is at least {bound.value} and at most {found['<=']}"
         if reason is not None:
             raise BoundError(bound.span, name=quoted(written.name.text), reason=reason)
-        found[relation] = kind(bound.value)  # type: ignore[assignment]
+        found[relation] = int(bound.value) if kind is int else float(bound.value)
     return found.get(">="), found.get("<=")
 
 

@@ -81,14 +81,13 @@ def _met(
     parts: Sequence[Requirement], sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
 ) -> Reached:
     """What meets all of some requirements."""
-    reached = [_reached(part, sought, given, call) for part in parts]
-    lower, upper, solid = (list(column) for column in zip(*reached, strict=True))
-    return _emptied(
-        functools.reduce(torch.maximum, lower),
-        functools.reduce(torch.minimum, upper),
-        functools.reduce(torch.logical_and, solid),
-        call.n_keys if sought == "k" else call.n_queries,
-    )
+    count = call.n_keys if sought == "k" else call.n_queries
+
+    def both(one: Reached, other: Reached) -> Reached:
+        lower, upper = torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper)
+        return _emptied(lower, upper, one.solid & other.solid, count)
+
+    return functools.reduce(both, [_reached(part, sought, given, call) for part in parts])
 
 
 def _joined(alternatives: Sequence[Reached]) -> Reached:
@@ -101,6 +100,7 @@ def _joined(alternatives: Sequence[Reached]) -> Reached:
 
 
 def _emptied(lower: Tensor, upper: Tensor, solid: Tensor, count: int) -> Reached:
+    """The range, in one form where it is empty."""
     empty = lower >= upper
     return Reached(lower.masked_fill(empty, count), upper.masked_fill(empty, 0), solid | empty)
 
@@ -136,7 +136,7 @@ def _reached(
             first, last = (_at(ends, begin) for ends in _ends_before(places))
             lower, upper = torch.minimum(lower, first), torch.maximum(upper, last)
             met = met + begin
-    lower, upper = lower.masked_fill(met == 0, count), upper.masked_fill(met == 0, 0)
+    upper = upper.masked_fill(met == 0, 0)
     return _emptied(lower, upper, met == upper - lower, count)
 
 

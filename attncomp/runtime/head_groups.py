@@ -33,11 +33,10 @@ from attncomp.ir.build import build_all_heads
 from attncomp.ir.modifiers import modifiers_of
 from attncomp.ir.oracle import tensor_entries
 from attncomp.ir.schedule import Problem
-from attncomp.runtime.autograd import attention
-from attncomp.runtime.extents import Call
-from attncomp.runtime.inputs import all_slopes, modifier_state
-from attncomp.runtime.program import problem_from, problem_text
-from attncomp.runtime.tables import BlockParts, block_state, list_heads
+from attncomp.runtime.inputs import all_slopes
+from attncomp.runtime.program import problem_from
+from attncomp.runtime.tables import BlockParts
+from attncomp.runtime.whole import Whole
 
 Run: TypeAlias = tuple[int, int]
 """First and end of consecutive heads, KV heads or score groups."""
@@ -51,8 +50,7 @@ class Piece(NamedTuple):
     """Query heads with one pattern, which counts them from 0, and what they read.
 
     scores: the groups of each score tensor, in the plan's order. tensors: the names of those that
-    tests read. blocks: what its state is made for. modified: the names of modifiers' tensors in the
-    order of the state, of which learned are the call's. scale: that of the pattern, if any.
+    tests read. whole: how the pattern runs on these heads.
     """
 
     heads: Run
@@ -60,10 +58,7 @@ class Piece(NamedTuple):
     kv_heads: Run
     scores: tuple[tuple[str, Run], ...]
     tensors: tuple[str, ...]
-    blocks: BlockParts
-    modified: tuple[str, ...]
-    learned: tuple[str, ...]
-    scale: float | None
+    whole: Whole
 
 
 class Places(NamedTuple):
@@ -103,17 +98,14 @@ def _pieces(
         for heads in _uniform((start, stop), ratios):
             own = from_head(member, heads[0], sliced)
             scores = tuple((name, _shared(heads, sharing[name])) for name in plan.scores)
-            modifiers = modifiers_of(own)
+            blocks = BlockParts.of(lower(own, _ANY_PROBLEM))
             piece = Piece(
                 heads=heads,
                 pattern=to_text(own),
                 kv_heads=_shared(heads, shared),
                 scores=scores,
                 tensors=plan.inputs,
-                blocks=BlockParts.of(lower(own, _ANY_PROBLEM)),
-                modified=tuple(name for name, _ in modifiers.tensors),
-                learned=tuple(name for name, _ in modifiers.learned),
-                scale=modifiers.scale,
+                whole=Whole.of(plan.scores, blocks, modifiers_of(own)),
             )
             found.append(piece)
     return tuple(found)
@@ -185,30 +177,19 @@ def attention_of_groups(
     results, problems = [], []
     for piece, query in zip(cut, queries, strict=True):
         key, value = keys[piece.kv_heads], values[piece.kv_heads]
-        used = [scores[name][run] for name, run in piece.scores]
-        read = {
-            name: _of_heads(name, tensors[name], piece.heads, n_heads, along)
-            for name in piece.tensors
-        }
-        learned = {name: tensors[name][slice(*piece.heads)] for name in piece.learned}
-        state = block_state(piece.blocks, Call.of(query, key, read))
-        state += _modifier_state(piece, learned, q, query)
-        problem = problem_text(backend, query, key, value, used, list_heads(piece.blocks, read))
-        factor, given = scale if piece.scale is None else piece.scale, list(learned.values())
-        found = attention(query, key, value, used, given, state, factor, piece.pattern, problem)
-        results.append(found)
+        given = {name: scores[name][run] for name, run in piece.scores}
+        for name in piece.tensors:
+            given[name] = _of_heads(name, tensors[name], piece.heads, n_heads, along)
+        for name in piece.whole.modified:
+            every = all_slopes(q) if name == STANDARD_SLOPES else tensors[name]
+            given[name] = every[slice(*piece.heads)]
+        out, lse, problem = piece.whole.attention(
+            query, key, value, given, scale, piece.pattern, backend
+        )
+        results.append((out, lse))
         problems.append((piece, problem))
     outs, lses = zip(*results, strict=True)
     return torch.cat(outs, 1), torch.cat(lses, 1), tuple(problems)
-
-
-def _modifier_state(
-    piece: Piece, learned: Mapping[str, Tensor], q: Tensor, query: Tensor
-) -> list[Tensor]:
-    """The tensors of a piece's modifiers; standard slopes are those of all heads of q."""
-    if STANDARD_SLOPES in piece.modified:
-        learned = {**learned, STANDARD_SLOPES: all_slopes(q)[slice(*piece.heads)]}
-    return modifier_state(piece.modified, learned, query)
 
 
 def _views(tensor: Tensor, runs: Collection[Run]) -> dict[Run, Tensor]:

@@ -1,4 +1,4 @@
-"""Patterns without groups of heads: one plan serves all heads of a call."""
+"""One plan for all heads of a call, or of a group of heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from attncomp.ir.modifiers import Learned, Modifiers
+from attncomp.ir.modifiers import Modifiers
 from attncomp.runtime import autograd
 from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
@@ -18,13 +18,23 @@ from attncomp.runtime.tables import BlockParts, block_state, list_heads
 class Whole(NamedTuple):
     """What a pattern's one plan reads of a call.
 
-    scores: names of score tensors in the plan's order. learned: the tensors of its modifiers.
+    scores: names of score tensors in the plan's order. modified: names of modifiers' tensors in the
+    order of the state, of which learned are the call's. scale: that of the pattern, if any.
     """
 
     scores: tuple[str, ...]
-    learned: tuple[Learned, ...]
     blocks: BlockParts
-    modifiers: Modifiers
+    modified: tuple[str, ...]
+    learned: tuple[str, ...]
+    scale: float | None
+
+    @staticmethod
+    def of(scores: tuple[str, ...], blocks: BlockParts, modifiers: Modifiers) -> Whole:
+        """What a plan with these scores and parts of the state reads, under modifiers."""
+        modified, learned = (
+            tuple(name for name, _ in tensors) for tensors in (modifiers.tensors, modifiers.learned)
+        )
+        return Whole(scores, blocks, modified, learned, modifiers.scale)
 
     def attention(
         self,
@@ -42,9 +52,9 @@ class Whole(NamedTuple):
         """
         used = [tensors[name] for name in self.scores]
         state = block_state(self.blocks, Call.of(q, k, tensors))
-        state += modifier_state([name for name, _ in self.modifiers.tensors], tensors, q)
-        learned = [tensors[name] for name, _ in self.learned]
+        state += modifier_state(self.modified, tensors, q)
+        learned = [tensors[name] for name in self.learned]
         problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))
-        factor = self.modifiers.scale_or(scale)
+        factor = scale if self.scale is None else self.scale
         out, lse = autograd.attention(q, k, v, used, learned, state, factor, pattern, problem)
         return out, lse, problem

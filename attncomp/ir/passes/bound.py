@@ -19,6 +19,7 @@ from attncomp.ir.ops import (
 )
 from attncomp.ir.passes.extent import bounded_by_ends, extent_of
 from attncomp.ir.passes.reach import key_reach, meet, query_reach
+from attncomp.ir.walk import walk_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Bound:
 
 def _bound(graph: Graph, op: Op, operands: tuple[NodeId, ...]) -> NodeId:
     if isinstance(op, Sweep) and not op.gathered:
-        op = replace(op, bounds=bounds_of(op.boxes[0], op.condition))
+        bounds = bounds_of(op.boxes[0], op.condition)
+        if walk_of(op) is not None:  # which visits what a table lists of the range
+            bounds = replace(bounds, extent=())
+        op = replace(op, bounds=bounds)
     return graph.add(op, operands)
 
 
