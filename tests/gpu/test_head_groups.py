@@ -12,7 +12,7 @@ import attncomp
 
 pytestmark = pytest.mark.gpu
 
-WINDOW, SELECTION = "window(64)", "sparsek(k=64, lag=32) | window(32)"
+WINDOW, SELECTION = "window(64)", "sparsek(k=24, lag=8) | window(8)"
 HEADS, KV_HEADS, GROUPS, HEAD_DIM = 16, 4, 4, 64
 
 
