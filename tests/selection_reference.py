@@ -75,11 +75,22 @@ def key_lists(
     prefixes: Sequence[Prefix], n_queries: int, lag: int, span: int
 ) -> list[tuple[int, ...]]:
     """Keys selected for any of the queries [i * span, (i + 1) * span), ascending, for each i."""
+    return [tuple(sorted(set().union(*part))) for part in _spans(prefixes, n_queries, lag, span)]
+
+
+def full_lists(
+    prefixes: Sequence[Prefix], n_queries: int, lag: int, span: int
+) -> list[tuple[int, ...]]:
+    """Keys selected for all of the queries [i * span, (i + 1) * span), ascending, for each i."""
+    spans = _spans(prefixes, n_queries, lag, span)
+    return [tuple(sorted(part[0].intersection(*part))) for part in spans]
+
+
+def _spans(prefixes: Sequence[Prefix], n_queries: int, lag: int, span: int) -> list[list[set[int]]]:
+    """What is selected for each query, span by span."""
     times = [i + len(prefixes) - n_queries - lag for i in range(n_queries)]
-    return [
-        tuple(sorted({j for t in times[i : i + span] if t >= 0 for j in prefixes[t].selected}))
-        for i in range(0, n_queries, span)
-    ]
+    selected = [set(prefixes[t].selected) if t >= 0 else set[int]() for t in times]
+    return [selected[i : i + span] for i in range(0, n_queries, span)]
 
 
 def differentiable_gates(scores: Tensor, k: int) -> Tensor:

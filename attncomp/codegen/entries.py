@@ -99,12 +99,12 @@ def _entries(sweeps: Sequence[SweepPlan]) -> list[Entry]:
 def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Names:
     """What a pair's indices, and the entries that the sweep's condition reads, are called.
 
-    row and col are the subscripts that lift vectors over a tile's queries and keys. Query-major
-    kernels (row "[:, None]") hold several heads in the rows of a tile, key-major ones take one head
-    at a time. What thresholds are compared with is the tile's `product`, summed in float32. Tiles
-    of another shape, and transposed ones in key-major kernels, may sum in another order: a pair
-    whose logit is within rounding of its threshold may be attended in one kernel and not in the
-    next, and then has gradients in dk and dv alone, or in dq alone.
+    row and col are the subscripts that lift vectors over a tile's queries, of a head each, and over
+    its keys; query-major kernels have row "[:, None]". What thresholds are compared with is the
+    tile's `product`, summed in float32. Tiles of another shape, and transposed ones in key-major
+    kernels, may sum in another order: a pair whose logit is within rounding of its threshold may be
+    attended in one kernel and not in the next, and then has gradients in dk and dv alone, or in dq
+    alone.
     """
     names = _indices(row, col, row)
     values: dict[IndexName | Entry, str] = {}
@@ -120,10 +120,11 @@ def triton_names(plan: KernelPlan, sweep: SweepPlan, row: str, col: str) -> Name
 
 
 def _indices(row: str, col: str, orientation: str) -> dict[IndexName | Entry, str]:
+    head = "head + row_head" if orientation == _QUERY_MAJOR else "step_head"
     return {
         "q": f"position{row}",
         "k": f"key{col}",
-        "h": f"(head + row_head){row}" if orientation == _QUERY_MAJOR else "step_head",
+        "h": f"({head}){row}" if " " in head else f"{head}{row}",
         "b": "batch",
         "n": "n_keys",
     }
@@ -132,7 +133,7 @@ def _indices(row: str, col: str, orientation: str) -> dict[IndexName | Entry, st
 def _load(entry: Entry, number: int, row: str, col: str) -> Load:
     used = frozenset[IndexName]().union(*(position.indices for position in entry.indices))
     query_major = row == _QUERY_MAJOR
-    rows, keys = bool(used & ({"q", "h"} if query_major else {"q"})), "k" in used
+    rows, keys = bool(used & {"q", "h"}), "k" in used
     names = _indices(row, col, row) if rows and keys else _indices("", "", row)
     offsets, inside = [], []
     for place, position in enumerate(entry.indices):

@@ -14,14 +14,18 @@ the prefix at t = j, and a query with t < 0 has an empty prefix. N_k keys, score
 | frac_death    | [B, G, Nk]                      | int32        | selected or not, between    |
 | tile_keys     | [B, G, T, min(k, Nk) + tile]    | int32        | keys selected in the tile   |
 | tile_count    | [B, G, T]                       | int32        | how many                    |
+| tile_full     | [B, G, T]                       | int32        | of them throughout the tile |
 | segment_keys  | [B, G, S, min(k, Nk) + segment] | int32        | likewise for the segments   |
 | segment_count | [B, G, S]                       | int32        | of the backward             |
+| segment_full  | [B, G, S]                       | int32        |                             |
 
 While t < k every key is selected with a gate of 1: theta is -inf, delta and support are 0.
 The gate is m = clip((score[j] - theta[t]) + delta[t], 0, 1), the same as clip(u_j - tau, 0, 1) but
 exact for scores of any size. Tile i covers query indices [i * tile, (i + 1) * tile), at positions
-index + Nk - Nq; segments likewise. Lists ascend; entries beyond their count are 0. Without score
-gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
+index + Nk - Nq; segments likewise. Entries beyond a list's count are 0. On torch lists ascend, and
+tile_full and segment_full do not exist. On Triton the keys come first that are selected at all
+positions of the tile or segment: their pairs need no mask; both parts of a segment's list ascend.
+Without score gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
 
 Behind the selections stand the tensors that conditions read (`KernelPlan.tensors`), integers but
 for thresholds [Hq], which are fp32 (fp64 for fp64), then for each of `KernelPlan.walks` two
@@ -60,7 +64,8 @@ class Field(NamedTuple):
 def state_fields(plan: KernelPlan) -> tuple[str, ...]:
     """Names of the fields that each selection of the plan has, in order."""
     soft = ("theta", "delta", "support", "frac_birth", "frac_death")
-    lists = ("tile_keys", "tile_count", "segment_keys", "segment_count")
+    parts = ("keys", "count", *(["full"] if plan.problem.backend == "triton" else []))
+    lists = [f"{span}_{part}" for span in ("tile", "segment") for part in parts]
     return ("score", "evict", *(soft if plan.differentiable_scores else ()), *lists)
 
 
@@ -86,8 +91,10 @@ def state_layout(
             "frac_death": ("int", per_key),
             "tile_keys": ("int", (*per_tile, kept + tile)),
             "tile_count": ("int", per_tile),
+            "tile_full": ("int", per_tile),
             "segment_keys": ("int", (*per_segment, kept + segment)),
             "segment_count": ("int", per_segment),
+            "segment_full": ("int", per_segment),
         }
         layout += [Field(name, *shapes[name]) for name in state_fields(plan)]
     return layout

@@ -39,6 +39,7 @@ def selection_arguments(
             arguments += [
                 Argument(f"keys_{i}", keys),
                 Argument(f"count_{i}", state_text(plan, i, f"{lists}_count")),
+                Argument(f"full_{i}", state_text(plan, i, f"{lists}_full")),
                 Argument(f"capacity_{i}", f"{keys}.shape[3]"),
             ]
     return arguments

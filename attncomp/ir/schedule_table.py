@@ -13,6 +13,8 @@ from typing import Final
 from attncomp.errors import BackendError
 from attncomp.ir.schedule import BackendName, DtypeName
 
+LONG: Final = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -26,7 +28,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The shapes for head dims up to `head_dim`, and the segment of the gathered backward."""
+    """The shapes for head dims up to `head_dim`, and the segment of the gathered backward.
+
+    Where set, the shapes that begin with `long` stand in for patterns with a contiguous sweep over
+    more than `LONG` keys a query, `gathered_query` for the backward's query kernel of those that
+    gather keys.
+    """
 
     head_dim: int
     forward: Shape
@@ -34,6 +41,9 @@ class Row:
     backward_gathered: Shape
     backward_contiguous: Shape
     segment: int = 2048
+    long_forward: Shape | None = None
+    long_query: Shape | None = None
+    gathered_query: Shape | None = None
 
 
 # The accumulator of a forward tile is rows * head_dim fp32 registers over its warps: 128 x 128 in
@@ -60,16 +70,22 @@ _WIDE_256: Final = Row(
     backward_gathered=Shape(64, 32, warps=8, stages=1),
     backward_contiguous=Shape(64, 32, warps=8, stages=1),
 )
-# Hopper, 128 wide, as measured on an H200 (sparsek(512, lag=256) | window(256), N = 131072): with
+# Hopper, 128 wide, as measured on an H200. sparsek(512, lag=256) | window(256) at N = 131072: with
 # 13 to 26 key tiles a query tile, filling the pipeline costs more than narrow products, so that
-# 32 keys with four warps beat 64 keys with eight by a fifth, forward and for dq alike; key-major,
-# 32 rows of queries keep dk and dv of 64 keys in four warps' registers at half the time of 64 rows.
+# 32 keys with four warps beat 64 keys with eight by a fifth; where masks and gates are shared by
+# the heads of a tile, dq gains a tenth from 64 keys; key-major, 32 columns of queries keep dk and
+# dv of 64 keys in four warps' registers at half the time of 64. Causal at N = 32768, with hundreds
+# of key tiles: 64 keys forward 19.7 ms, 32 keys 23.6; for dq 128 rows in eight warps 24.2 ms, 64
+# rows in four 29.1.
 _HOPPER_128: Final = Row(
     128,
-    forward=Shape(128, 32, warps=4, stages=2),
+    forward=Shape(128, 32, warps=4, stages=3),
     backward_query=Shape(64, 32, warps=4, stages=2),
-    backward_gathered=Shape(32, 64, warps=4, stages=2),
+    backward_gathered=Shape(32, 64, warps=4, stages=4),
     backward_contiguous=Shape(64, 64, warps=4, stages=2),
+    long_forward=Shape(128, 64, warps=4, stages=2),
+    long_query=Shape(128, 64, warps=8, stages=3),
+    gathered_query=Shape(64, 64, warps=4, stages=2),
 )
 # 99 KiB of shared memory a block (consumer Ampere, Ada, consumer Blackwell) hold one stage less.
 _SMALL_64: Final = Row(

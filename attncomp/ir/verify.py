@@ -163,9 +163,11 @@ def _check_schedule(schedule: Schedule) -> None:
         schedule.backward_contiguous,
     )
     for tile in tiles:
-        sides_fit = all(side >= 16 and side & (side - 1) == 0 for side in (tile.queries, tile.keys))
+        # the heads of a gathered tile's columns make up for few queries
+        packed = schedule.packed_heads if tile is schedule.backward_gathered else 1
+        sides = (tile.queries * packed, tile.keys)
         _require(
-            sides_fit,
+            all(side >= 16 and side & (side - 1) == 0 for side in sides),
             f"expected powers of two from 16 on, found {tile.queries} queries and {tile.keys} keys",
         )
         _require(

@@ -18,6 +18,7 @@ from selection_reference import (
     Prefix,
     bounded,
     differentiable_gates,
+    full_lists,
     key_lists,
     near_step,
     select_all,
@@ -129,13 +130,25 @@ def check_fractional(row: dict[str, Tensor], prefixes: list[Prefix], exact: bool
 
 
 def check_lists(
-    row: dict[str, Tensor], name: str, expected: list[tuple[int, ...]], capacity: int
+    row: dict[str, Tensor],
+    name: str,
+    expected: list[tuple[int, ...]],
+    full: list[tuple[int, ...]],
+    capacity: int,
 ) -> None:
+    """full: what stands first in lists that are split."""
     keys, count = row[f"{name}_keys"], row[f"{name}_count"]
     assert keys.shape == (len(expected), capacity)
     for span, (found, n) in enumerate(zip(keys.tolist(), count.tolist(), strict=True)):
-        assert tuple(found[:n]) == expected[span]
         assert not any(found[n:])
+        if f"{name}_full" not in row:
+            assert tuple(found[:n]) == expected[span]
+            continue
+        first = int(row[f"{name}_full"][span])
+        parts = found[:first], found[first:n]
+        assert set(parts[0]) == set(full[span]) and len(parts[0]) == len(full[span])
+        assert sorted(found[:n]) == list(expected[span])
+        assert name == "tile" or all(part == sorted(part) for part in parts)
 
 
 def check_all(
@@ -160,8 +173,8 @@ def check_all(
             check_thresholds(row, prefixes)
             check_fractional(row, prefixes, exact)
         for name, span in (("tile", tile), ("segment", segment)):
-            lists = key_lists(prefixes, n_queries, lag, span)
-            check_lists(row, name, lists, kept + span)
+            lists, full = (f(prefixes, n_queries, lag, span) for f in (key_lists, full_lists))
+            check_lists(row, name, lists, full, kept + span)
 
 
 GRIDS: dict[str, st.SearchStrategy[float]] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from attncomp.ir.graph import Graph, NodeId
-from attncomp.ir.ops import Op, Partition, Sweep
+from attncomp.ir.ops import Interval, Op, Partition, Sweep
 from attncomp.ir.schedule import Problem, Schedule, Tile
-from attncomp.ir.schedule_table import Shape, row_for
+from attncomp.ir.schedule_table import LONG, Shape, row_for
 from attncomp.ir.walk import walk_of
 
 MIN_QUERIES: Final = 16  # the smallest side of a matrix product on tensor cores
@@ -28,7 +29,7 @@ class ScheduleTiles:
     ...                   value_dim=128, unit_heads=4)
     >>> graph = ScheduleTiles(problem)(MakeDisjoint()(build(parse("window(256)"))))
     >>> graph.op(graph.root).schedule.forward
-    Tile(queries=32, keys=32, warps=4, stages=2)
+    Tile(queries=32, keys=32, warps=4, stages=3)
     """
 
     problem: Problem
@@ -37,7 +38,7 @@ class ScheduleTiles:
     def __call__(self, graph: Graph) -> Graph:
         sweeps = [op for op in map(graph.op, graph.operands(graph.root)) if isinstance(op, Sweep)]
         walks = [found[0] for found in map(walk_of, sweeps) if found is not None]
-        schedule = schedule_of(self.problem)
+        schedule = schedule_of(self.problem, sweeps)
         for size in {walk.size for walk in walks}:
             schedule = _within_blocks(schedule, size)
 
@@ -69,8 +70,24 @@ def _within_blocks(schedule: Schedule, size: int) -> Schedule:
     )
 
 
-def schedule_of(problem: Problem) -> Schedule:
-    """The schedule of a problem, from the table's row for its target and padded head dim.
+def _is_long(sweep: Sweep) -> bool:
+    """Whether a sweep goes over more than LONG keys in a row, as far as the pattern tells."""
+    if sweep.gathered or walk_of(sweep) is not None:
+        return False
+    if sweep.bounds is not None and sweep.bounds.extent:
+        return False
+
+    def wide(interval: Interval, lower: int | None) -> bool:
+        if lower is None or interval.upper is None:
+            return True
+        return interval.upper - lower > LONG
+
+    (box,) = sweep.boxes
+    return wide(box.distance, box.distance.lower) and wide(box.keys, box.keys.lower or 0)
+
+
+def schedule_of(problem: Problem, sweeps: Sequence[Sweep] = ()) -> Schedule:
+    """The schedule of a problem's sweeps, from the table's row for its target and padded head dim.
 
     packed_heads is the largest power of two that divides the unit's heads and leaves a forward
     tile 16 query positions. Raises BackendError for a target or head dim that has no row.
@@ -83,9 +100,15 @@ def schedule_of(problem: Problem) -> Schedule:
     limit = packed if on_torch else max(1, row.forward.rows // MIN_QUERIES)
     packed = min(packed, limit)
 
-    def tile(shape: Shape, packed: int = 1) -> Tile:
+    forward, query = row.forward, row.backward_query
+    if any(map(_is_long, sweeps)):
+        forward, query = row.long_forward or forward, row.long_query or query
+    elif any(sweep.gathered for sweep in sweeps):
+        query = row.gathered_query or query
+
+    def tile(shape: Shape, packed: int = 1, least: int = MIN_QUERIES) -> Tile:
         return Tile(
-            queries=shape.rows if on_torch else max(MIN_QUERIES, shape.rows // packed),
+            queries=shape.rows if on_torch else max(least, shape.rows // packed),
             keys=shape.keys,
             warps=shape.warps,
             stages=shape.stages,
@@ -93,9 +116,9 @@ def schedule_of(problem: Problem) -> Schedule:
 
     return Schedule(
         packed_heads=packed,
-        forward=tile(row.forward, packed),
-        backward_query=tile(row.backward_query, packed),
-        backward_gathered=tile(row.backward_gathered),
+        forward=tile(forward, packed),
+        backward_query=tile(query, packed),
+        backward_gathered=tile(row.backward_gathered, packed, least=1),
         backward_contiguous=tile(row.backward_contiguous),
         segment=row.segment,
     )

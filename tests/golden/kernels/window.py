@@ -9,7 +9,7 @@ Symbols
     B, Hq, Hk, G    batch, query heads, KV heads, score groups
     Nq, Nk          queries and keys; query i stands at position i + Nk - Nq
     unit            consecutive query heads that share a KV head and a score group
-    rows            the rows of a tile: PACKED heads by QUERIES positions, head-major
+    rows            the rows of a tile: PACKED heads by QUERIES positions
     x               logit in units of log 2;  weight = exp2(x - row_max)
     time_i          clock of selection i: position - lag; key j is in for j <= time_i < evict_i[j]
     m_i             its gate: clip((key_score - row_theta) + row_gap, 0, 1), row_gap = theta - tau
@@ -38,6 +38,16 @@ SIZES = [  # integers that take any value without a compilation of their own
 ]
 
 
+@triton.jit
+def of_rows(x):
+    """What [queries, keys] says for all heads, for each of a tile's rows [PACKED * queries, keys]."""
+    queries: tl.constexpr = x.shape[0]
+    keys: tl.constexpr = x.shape[1]
+    x = tl.reshape(x, [1, queries // 8, 1, 8, keys])
+    x = tl.broadcast_to(x, [PACKED // 2, queries // 8, 2, 8, keys])
+    return tl.reshape(x, [PACKED * queries, keys])
+
+
 def select(scores, n_queries):
     """The pattern has no selection, hence no state."""
     return ()
@@ -61,11 +71,15 @@ def forward_kernel(
     head = (head % heads).to(tl.int64)
     kv_head = head // heads_per_kv
     row = tl.arange(0, PACKED * QUERIES)
-    row_head = row // QUERIES
-    query = tile * QUERIES + row % QUERIES
+    # two heads alternate every 8 rows: a thread's rows are 8 apart, so that they share a query
+    row_head = row // (2 * QUERIES) * 2 + row // 8 % 2
+    query = tile * QUERIES + row % (2 * QUERIES) // 16 * 8 + row % 8
     valid = query < n_queries
     offset = n_keys - n_queries
     position = query + offset
+    shared_query = tile * QUERIES + tl.arange(0, QUERIES)  # each query once, for all heads
+    shared_valid = shared_query < n_queries
+    shared_position = shared_query + offset
     first = tile * QUERIES + offset
     last = tl.minimum(tile * QUERIES + QUERIES, n_queries) - 1 + offset
     key_column = tl.arange(0, KEYS)
@@ -102,9 +116,9 @@ def forward_kernel(
             other=0.0,
         )
         product = tl.dot(q_tile, k_tile, input_precision=PRECISION)
+        distance = shared_position[:, None] - key[None, :]
         mask = key_valid[None, :]
-        distance = position[:, None] - key[None, :]
-        mask = mask & ((distance >= 0) & (distance < 16))
+        mask = of_rows(mask & ((distance >= 0) & (distance < 16)))
         x = product * scale_log2
         x = tl.where(mask, x, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(x, axis=1))
@@ -169,11 +183,15 @@ def backward_query_kernel(
     head = (head % heads).to(tl.int64)
     kv_head = head // heads_per_kv
     row = tl.arange(0, PACKED * QUERIES)
-    row_head = row // QUERIES
-    query = tile * QUERIES + row % QUERIES
+    # two heads alternate every 8 rows: a thread's rows are 8 apart, so that they share a query
+    row_head = row // (2 * QUERIES) * 2 + row // 8 % 2
+    query = tile * QUERIES + row % (2 * QUERIES) // 16 * 8 + row % 8
     valid = query < n_queries
     offset = n_keys - n_queries
     position = query + offset
+    shared_query = tile * QUERIES + tl.arange(0, QUERIES)  # each query once, for all heads
+    shared_valid = shared_query < n_queries
+    shared_position = shared_query + offset
     first = tile * QUERIES + offset
     last = tl.minimum(tile * QUERIES + QUERIES, n_queries) - 1 + offset
     key_column = tl.arange(0, KEYS)
@@ -221,9 +239,9 @@ def backward_query_kernel(
             other=0.0,
         )
         product = tl.dot(q_tile, k_tile, input_precision=PRECISION)
+        distance = shared_position[:, None] - key[None, :]
         mask = key_valid[None, :]
-        distance = position[:, None] - key[None, :]
-        mask = mask & ((distance >= 0) & (distance < 16))
+        mask = of_rows(mask & ((distance >= 0) & (distance < 16)))
         x = product * scale_log2
         weight = tl.exp2(x - row_lse[:, None])
         weight = tl.where(mask, weight, 0.0)
@@ -279,10 +297,12 @@ def backward_key_kernel(
     lower = tl.maximum(first - offset, 0)
     upper = tl.minimum(last + 16 - offset, n_queries)
     for step in tl.range(0, tl.maximum(tl.cdiv(upper - lower, QUERIES), 0) * heads_per_kv):
-        step_head = kv_head * heads_per_kv + step % heads_per_kv
+        head = kv_head * heads_per_kv + step % heads_per_kv
+        step_head = head
         query = lower + step // heads_per_kv * QUERIES + tl.arange(0, QUERIES)
         valid = query < n_queries
         position = query + offset
+        shared_valid, shared_position = valid, position
         q_offsets = step_head * q_head * ALIGN + query.to(tl.int64) * q_row * ALIGN
         q_tile = tl.load(  # [queries, head_dim]
             q_base + q_offsets[:, None] + head_column[None, :],
@@ -298,8 +318,8 @@ def backward_key_kernel(
         row_lse = tl.load(lse_log2 + row_index, mask=valid, other=float("inf"))
         row_delta = tl.load(row_deltas + row_index, mask=valid, other=0.0)
         product = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
+        distance = shared_position[None, :] - key[:, None]
         mask = key_valid[:, None]
-        distance = position[None, :] - key[:, None]
         mask = mask & ((distance >= 0) & (distance < 16))
         x = product * scale_log2
         weight = tl.exp2(x - row_lse[None, :])
