@@ -21,6 +21,7 @@ import functools
 import gc
 import importlib.util
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -82,8 +83,8 @@ def start_row(case: Case, setting: Setting) -> dict[str, Any]:
 def measure(case: Case, setting: Setting, clock: Clock, seed: int) -> dict[str, Any]:
     """One row: times, memory and errors; after a failure what came before it, and the reason."""
     row = start_row(case, setting)
-    release(clock.device)
     try:
+        release(clock.device)  # fails where an earlier case has broken the device
         given = make_inputs(setting, seed, clock.device)
         if case.workload is not None:
             given = case.workload.inputs(given, seed)
@@ -129,7 +130,8 @@ def judged(case: Case, given: Inputs, steps: Steps, seed: int) -> dict[str, Any]
         return {"unchecked": reason_of(error)}
     return {
         "keys": verdict.keys,
-        "errors": verdict.errors,
+        # JSON has no NaN.
+        "errors": {n: e if math.isfinite(e) else None for n, e in verdict.errors.items()},
         "dense_errors": verdict.dense_errors,
         "agrees": verdict.agrees,
     }

@@ -148,23 +148,26 @@ def _kind_text(row: Row) -> str:
 
 
 def _figure_tables(rows: Sequence[Row]) -> list[str]:
-    """The tables of one kind of setting; no line for cases that have nothing to say in one."""
+    """The tables of one kind of setting, those of `_COMPARED` with a line for each case.
+
+    The others have lines and columns for what there are figures of.
+    """
     by_place = {(row["case"], row["length"]): row for row in rows}
-    lengths = sorted({row["length"] for row in rows})
     tables = []
     for title, name in _FIGURES.items():
+        shown = [row for row in rows if name in _COMPARED or row.get(name) is not None]
+        lengths = sorted({row["length"] for row in shown})
         lines = [
             [title, *(f"N = {length}" for length in lengths)],
             ["---", *["---:"] * len(lengths)],
         ]
-        for case in dict.fromkeys(row["case"] for row in rows):
-            found = [by_place.get((case, length)) for length in lengths]
-            if name not in _COMPARED and not any(row and row.get(name) for row in found):
-                continue
-            dense = [by_place.get((DENSE, length)) for length in lengths]
-            cells = [_figure(row, other, name) for row, other in zip(found, dense, strict=True)]
+        for case in dict.fromkeys(row["case"] for row in shown):
+            cells = [
+                _figure(by_place.get((case, length)), by_place.get((DENSE, length)), name)
+                for length in lengths
+            ]
             lines.append([_code(case), *cells])
-        if len(lines) > 2:
+        if shown:
             tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return tables
 
