@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from matrix import Shape as Shape
 from torch import Tensor

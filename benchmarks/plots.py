@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
 Value = Callable[[Row], float | None]
+_MARKERS = "osv^D*Ph"
 
 
 def draw_all(report: Mapping[str, Any], output: Path) -> list[Path]:
@@ -79,21 +80,27 @@ def _draw(rows: Sequence[Row], ceiling: float, title: str, path: Path) -> None:
 
 
 def _lines(axes: Axes, rows: Sequence[Row], value: Value) -> None:
-    """A line a case: attncomp's drawn through, its peers' broken; the same colours everywhere."""
-    colours = plt.get_cmap("tab20")
-    for index, case in enumerate(dict.fromkeys(row["case"] for row in rows)):
-        found = [(row["length"], value(row)) for row in rows if row["case"] == case]
-        points = sorted((length, height) for length, height in found if height is not None)
-        style = "-" if case.startswith("attncomp ") else "--"
+    """A line a case: a pattern has one colour, whoever computes it, and each of these a marker."""
+    patterns = list(dict.fromkeys(row["pattern"] for row in rows))
+    systems = list(dict.fromkeys(_system(row) for row in rows))
+    colours = plt.get_cmap("tab10")
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = [row for row in rows if row["case"] == case]
+        points = sorted((row["length"], value(row)) for row in found if value(row) is not None)
         axes.plot(
             [length for length, _ in points],
             [height for _, height in points],
-            style,
-            marker="o",
-            markersize=3,
-            color=colours(index % 20),
+            "-" if _system(found[0]) == "attncomp" else "--",
+            marker=_MARKERS[systems.index(_system(found[0])) % len(_MARKERS)],
+            markersize=4,
+            color=colours(patterns.index(found[0]["pattern"]) % 10),
             label=case,
         )
+
+
+def _system(row: Row) -> str:
+    """Who computes a case: its name without the pattern's."""
+    return str(row["case"]).removesuffix(str(row["pattern"])).strip()
 
 
 @click.command(help=__doc__)

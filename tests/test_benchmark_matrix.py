@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
 from benchmark_support import BENCHMARKS, install, small
 from click.testing import CliRunner
 from torch import Tensor
@@ -283,8 +284,14 @@ def test_bad_axes(attention: ModuleType, arguments: tuple[str, str], message: st
 
 
 SIZES = {"layout": "gqa", "batch": 1, "heads": 32, "kv_heads": 8, "groups": 8, "head_dim": 128}
-DENSE = {"case": "cuDNN SDPA causal", "forward_ms": 2.0, "backward_ms": 5.0, "both_ms": 7.0}
-SPARSE = {"case": "a | b", "forward_ms": 0.5, "backward_ms": 1.0, "both_ms": 1.4,
+DENSE = {
+    "case": "cuDNN SDPA causal",
+    "pattern": "causal",
+    "forward_ms": 2.0,
+    "backward_ms": 5.0,
+    "both_ms": 7.0,
+}
+SPARSE = {"case": "a | b", "pattern": "b", "forward_ms": 0.5, "backward_ms": 1.0, "both_ms": 1.4,
           "select_ms": 0.25, "host_both_us": 321.4, "peak_gib": 0.125,
           "both_tflops": 80.0}  # fmt: skip
 PEER = {"case": "peer"} | SIZES
