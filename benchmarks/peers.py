@@ -1,166 +1,193 @@
 """What is timed: attncomp's patterns and its peers, all with one interface.
 
-A case is prepared once for a length and gives closures for selection, forward and backward; a case
-that cannot run raises, and the benchmark records the reason as its row.
+A case is prepared once for a setting and gives what to time; a case that cannot run raises, and
+the benchmark records the reason in its row. Peers that are packages of their own are in
+`packages.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
+from matrix import Shape as Shape
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from workloads import CAUSAL, Inputs, Workload, all_workloads
 
 import attncomp
-from attncomp.runtime.program import problem_text, program
+from attncomp.runtime.extents import Call
+from attncomp.runtime.program import backend_for, problem_text, program
+from attncomp.runtime.tables import BlockParts, block_state, list_heads
+
+DENSE: Final = "cuDNN SDPA causal"  # what all others are compared with
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Batch, query heads, KV heads, score groups, head dim."""
+class Parts:
+    """What a call consists of, where that can be told apart.
 
-    batch: int = 1
-    heads: int = 32
-    kv_heads: int = 8
-    groups: int = 8
-    head_dim: int = 128
+    select is what comes before attention, forward and backward are attention with that at hand.
+    """
 
-
-@dataclass(frozen=True)
-class Inputs:
-    """Random bf16 q, k, v, dout and fp32 scores of one length."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    dout: Tensor
-    scores: Tensor
+    select: Callable[[], object] | None = None
+    forward: Callable[[], object] | None = None
+    backward: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Closures to time. select is None where nothing is selected and no mask is built."""
+    """What is timed of a case.
 
-    select: Callable[[], object] | None
-    forward: Callable[[], Tensor]
-    backward: Callable[[], object]
+    call goes from the inputs to out [B, Hq, N, D], through the case's public function, with all
+    that is selected or built on the way; out can be differentiated in leaves. parts runs the case
+    once to give the steps in between.
+    """
+
+    call: Callable[[], Tensor]
+    leaves: Mapping[str, Tensor]
+    dout: Tensor
+    parts: Callable[[], Parts] = Parts
+
+    def both(self) -> tuple[Tensor, ...]:
+        """The call and its backward: gradients in the order of leaves."""
+        return torch.autograd.grad(self.call(), tuple(self.leaves.values()), self.dout)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the benchmark. keys: attended keys a query, at most; None for causal (N / 2)."""
+    """One line of the benchmark. module: the package that it needs.
+
+    quadratic: whether its time may grow with the square of the length. workload is None where no
+    definition is at hand to check the results against.
+    """
 
     name: str
-    keys: int | None
+    workload: Workload | None
     prepare: Callable[[Inputs], Steps]
+    quadratic: bool = False
+    module: str | None = None
 
 
-def make_inputs(length: int, shape: Shape, seed: int) -> Inputs:
-    """Fresh inputs on the GPU; never zeros, which run faster than real data."""
-    generator = torch.Generator("cuda").manual_seed(seed)
-
-    def draw(heads: int) -> Tensor:
-        size = (shape.batch, heads, length, shape.head_dim)
-        return torch.randn(size, device="cuda", generator=generator).bfloat16()
-
-    scores = torch.randn((shape.batch, shape.groups, length), device="cuda", generator=generator)
-    return Inputs(
-        q=draw(shape.heads),
-        k=draw(shape.kv_heads),
-        v=draw(shape.kv_heads),
-        dout=draw(shape.heads),
-        scores=scores,
-    )
+def leaf(tensor: Tensor) -> Tensor:
+    """The same numbers as an input that gets a gradient."""
+    return tensor.detach().requires_grad_()
 
 
-def pattern_case(pattern: str, keys: int | None) -> Case:
-    """A compiled pattern, its kernels called as `attncomp.compile(pattern)` calls them."""
+def leaves_of(given: Inputs) -> dict[str, Tensor]:
+    """q, k and v."""
+    return {"q": leaf(given.q), "k": leaf(given.k), "v": leaf(given.v)}
+
+
+def pattern_case(workload: Workload) -> Case:
+    """A compiled pattern, called as users call it; and its kernels, as that call runs them."""
 
     def prepare(given: Inputs) -> Steps:
-        q, k, v, dout = given.q, given.k, given.v, given.dout
-        attention = attncomp.compile(pattern)
-        scores = (given.scores,) if attention.tensors else ()
-        problem = problem_text("triton", q, k, v, scores)
-        kernels = program(str(attention), problem, q.device)
-        scale = q.shape[-1] ** -0.5
-        state = kernels.select(scores, q.shape[2])
-        out, lse = kernels.forward(q, k, v, state, scale)
+        attend = attncomp.compile(workload.pattern)
+        leaves = leaves_of(given)
+        tensors = {name: given.tensors[name] for name in attend.tensors}
+        if "scores" in tensors:
+            leaves["scores"] = tensors["scores"] = leaf(tensors["scores"])
         return Steps(
-            select=(lambda: kernels.select(scores, q.shape[2])) if scores else None,
-            forward=lambda: kernels.forward(q, k, v, state, scale)[0],
-            backward=lambda: kernels.backward(dout, None, q, k, v, out, lse, state, scale),
+            call=lambda: attend(leaves["q"], leaves["k"], leaves["v"], **tensors),
+            leaves=leaves,
+            dout=given.dout,
+            parts=lambda: _kernels(attend, given),
         )
 
-    return Case(f"attncomp {pattern}", keys, prepare)
+    return Case(f"attncomp {workload.pattern}", workload, prepare, workload.quadratic)
 
 
-def _autograd_steps(
-    given: Inputs,
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
-    select: Callable[[], object] | None = None,
-) -> Steps:
-    q, k, v = (tensor.detach().requires_grad_() for tensor in (given.q, given.k, given.v))
-    out = attend(q, k, v)
+def _kernels(attend: attncomp.CompiledPattern, given: Inputs) -> Parts:
+    """What a call runs before attention, if anything; the kernels forward and backward."""
+    q, k, v = given.q, given.k, given.v
+    plan = attend.plan
+    scores, parts = tuple(given.tensors[name] for name in plan.scores), BlockParts.of(plan)
+    backend = backend_for(attend.backend, q.device.type, q.dtype)
+    problem = problem_text(backend, q, k, v, scores, list_heads(parts, given.tensors))
+    kernels = program(str(attend), problem, q.device)
+    scale = q.shape[-1] ** -0.5
 
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return attend(q, k, v)
+    def select() -> tuple[Tensor, ...]:
+        chosen = kernels.select(scores, q.shape[2]) if scores else ()
+        return (*chosen, *block_state(parts, Call.of(q, k, given.tensors)))
 
-    return Steps(
-        select=select,
-        forward=forward,
-        backward=lambda: torch.autograd.grad(out, (q, k, v), given.dout, retain_graph=True),
+    state = select()
+    out, lse = kernels.forward(q, k, v, state, scale)
+    return Parts(
+        select if state else None,
+        lambda: kernels.forward(q, k, v, state, scale),
+        lambda: kernels.backward(given.dout, None, q, k, v, out, lse, state, scale),
     )
 
 
-def cudnn_causal() -> Case:
-    """Dense causal attention by cuDNN, through scaled_dot_product_attention."""
+def dense_case(name: str, backend: SDPBackend) -> Case:
+    """Dense causal attention through scaled_dot_product_attention, by one of its backends."""
 
     def prepare(given: Inputs) -> Steps:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        leaves = leaves_of(given)
+        q, k, v = leaves.values()
+
+        def call() -> Tensor:
+            with sdpa_kernel(backend):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
-        return _autograd_steps(given, attend)
+        return Steps(call, leaves, given.dout)
 
-    return Case("cuDNN SDPA causal", None, prepare)
+    return Case(name, CAUSAL, prepare, quadratic=True)
 
 
-def flex_window(size: int) -> Case:
-    """FlexAttention with a sliding window, attention and block mask both compiled."""
+def flex_case(workload: Workload) -> Case:
+    """FlexAttention, attention and block mask both compiled, for this length alone.
 
-    def inside(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (query - key < size)
+    Its call makes the block mask; where several calls share one, the others take what `forward`
+    among its parts does.
+    """
 
     def prepare(given: Inputs) -> Steps:
-        length = given.q.shape[2]
-        build = torch.compile(create_block_mask)
-        mask = build(inside, None, None, length, length, device="cuda")
-        compiled = torch.compile(flex_attention)
+        # Else its backward runs once alone, and cannot be timed apart from the forward.
+        torch._functorch.config.donated_buffer = False
+        leaves, shape, n = leaves_of(given), given.setting.shape, given.setting.length
+        q, k, v = leaves.values()
+        make = torch.compile(create_block_mask, dynamic=False)
+        attend = torch.compile(flex_attention, dynamic=False)
+        sizes = (shape.batch, shape.heads) if workload.by_head else (None, None)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return compiled(q, k, v, block_mask=mask, enable_gqa=True)
+        predicate = workload.mask(given)  # one object: another would be compiled again
 
-        return _autograd_steps(
-            given, attend, lambda: build(inside, None, None, length, length, device="cuda")
-        )
+        @torch.no_grad()
+        def build() -> BlockMask:
+            if workload.derive is not None:
+                for name, tensor in workload.derive(given.tensors).items():
+                    given.tensors[name].copy_(tensor)
+            return make(predicate, *sizes, n, n, device=str(given.q.device))
 
-    return Case(f"FlexAttention window({size})", size, prepare)
+        def attend_with(mask: BlockMask) -> Tensor:
+            return attend(q, k, v, block_mask=mask, enable_gqa=True)
+
+        def parts() -> Parts:
+            mask = build()
+            return Parts(build, lambda: attend_with(mask))
+
+        return Steps(lambda: attend_with(build()), leaves, given.dout, parts)
+
+    return Case(f"FlexAttention {workload.pattern}", workload, prepare, quadratic=True)
 
 
-def all_cases() -> list[Case]:
-    """The reference pattern with and without lag, plain patterns, and the peers beside them."""
+def own_cases() -> list[Case]:
+    """All patterns, and dense attention beside them."""
     return [
-        pattern_case("sparsek(k=512, lag=256) | window(256)", 768),
-        pattern_case("sparsek(k=512) | window(256)", 768),
-        pattern_case("window(256)", 256),
-        pattern_case("window(1024)", 1024),
-        pattern_case("causal", None),
-        cudnn_causal(),
-        flex_window(256),
-        flex_window(1024),
+        *map(pattern_case, all_workloads()),
+        dense_case(DENSE, SDPBackend.CUDNN_ATTENTION),
+        dense_case("FlashAttention SDPA causal", SDPBackend.FLASH_ATTENTION),
     ]
+
+
+def flex_cases() -> list[Case]:
+    """FlexAttention, for the patterns that it can say: those without a selection."""
+    return [flex_case(workload) for workload in all_workloads() if workload.selection is None]

@@ -4,15 +4,15 @@
     python benchmarks/readme_table.py --check    exit code 1 if one is not what its file says
 
 A table stands between `<!-- begin FILE.json ... -->` and `<!-- end -->`; paths start at the README.
-Files of benchmarks/attention.py and benchmarks/schedules.py give a table each, those of
-examples/train_lm.py a row each of one.
+Files of benchmarks/attention.py give tables each, those of benchmarks/schedules.py and
+benchmarks/compile_time.py one each, those of examples/train_lm.py a row each of one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ def _tables_of(root: Path, names: Sequence[str]) -> str:
         for name in names
         if name not in missing
     ]
-    parts = [table(report) for report in reports if "rows" in report]
-    parts += [schedule_table(report) for report in reports if "schedules" in report]
+    parts = [make(report) for key, make in _TABLES.items() for report in reports if key in report]
     if trainings := [report for report in reports if "runs" in report]:
         parts.append(training_table(trainings))
     if missing:
@@ -88,7 +87,7 @@ def _code(text: str) -> str:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A report of benchmarks/attention.py in Markdown: where it ran, then a line a case.
+    """A report of one shape in Markdown: where it ran, then a line a case.
 
     Forward times have the selection's or mask's before them; memory is that of the greatest length.
     """
@@ -104,6 +103,102 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append([*line, _memory(rows.get((case, lengths[-1])))])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{_setting(report)}\n\n{text}\n"
+
+
+# A table each: what it is headed by, and the figure of a row.
+_FIGURES = {
+    "Forward, ms": "forward_ms",
+    "Backward, ms": "backward_ms",
+    "Forward and backward, ms": "both_ms",
+    "Of the forward, selection or block mask alone, ms": "select_ms",
+    "Time until a call of forward and backward returns, µs": "host_both_us",
+    "Peak memory of forward and backward beyond the inputs, GiB": "peak_gib",
+}
+_COMPARED = ("forward_ms", "backward_ms", "both_ms")
+
+
+def matrix_table(report: Mapping[str, Any]) -> str:
+    """A report of benchmarks/attention.py in Markdown: for each kind of setting a table a figure.
+
+    Lines are cases, columns lengths. In brackets: how many times as long dense attention takes.
+    """
+    measured = [row for row in report["rows"] if "length" in row]
+    kinds = dict.fromkeys(_kind(row) for row in measured)
+    ceiling = report["ceilings"]["matmul_tflops"]
+    parts = [f"{_versions(report)}; a matrix product reaches {_number(ceiling)} TFLOP/s."]
+    for kind in kinds:
+        rows = [row for row in measured if _kind(row) == kind]
+        parts.append(_kind_text(rows[0]))
+        parts += _figure_tables(rows)
+    absent = [row for row in report["rows"] if "length" not in row]
+    parts += [f"{_code(row['case'])}: {row['error']}." for row in absent]
+    return "\n\n".join(parts) + "\n"
+
+
+def _kind(row: Row) -> tuple[Any, ...]:
+    return row["head_dim"], row["layout"], row["batch"]
+
+
+def _kind_text(row: Row) -> str:
+    """What rows of one kind have in common."""
+    return (
+        f"bfloat16, B={row['batch']}, Hq={row['heads']}, Hk={row['kv_heads']}, "
+        f"G={row['groups']}, D={row['head_dim']}:"
+    )
+
+
+def _figure_tables(rows: Sequence[Row]) -> list[str]:
+    """The tables of one kind of setting, those of `_COMPARED` with a line for each case.
+
+    The others have lines and columns for what there are figures of.
+    """
+    by_place = {(row["case"], row["length"]): row for row in rows}
+    tables = []
+    for title, name in _FIGURES.items():
+        shown = [row for row in rows if name in _COMPARED or row.get(name) is not None]
+        lengths = sorted({row["length"] for row in shown})
+        lines = [
+            [title, *(f"N = {length}" for length in lengths)],
+            ["---", *["---:"] * len(lengths)],
+        ]
+        for case in dict.fromkeys(row["case"] for row in shown):
+            cells = [
+                _figure(by_place.get((case, length)), by_place.get((DENSE, length)), name)
+                for length in lengths
+            ]
+            lines.append([_code(case), *cells])
+        if shown:
+            tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return tables
+
+
+def _figure(row: Row | None, dense: Row | None, name: str) -> str:
+    """One figure of a row: a time beside the dense kernel's, or why there is none."""
+    if row is None:
+        return "-"
+    if row.get(name) is None:
+        kind, _, reason = row.get("error", "-").partition(":")
+        return reason.strip() if kind == "not run" else f"did not run ({kind})" if reason else "-"
+    text = _number(row[name])
+    if name in _COMPARED and dense is not None and dense is not row and name in dense:
+        text += f" ({_number(dense[name] / row[name])}x)"
+    return f"{text} WRONG" if row.get("agrees") is False else text
+
+
+def compile_table(report: Mapping[str, Any]) -> str:
+    """A report of benchmarks/compile_time.py in Markdown: a line a case, seconds."""
+    lines = [
+        ["from text to first gradients, s", "empty caches", "caches on disk", "second call"],
+        ["---", "---:", "---:", "---:"],
+    ]
+    for row in report["compile"]:
+        if "error" in row:
+            cells = [f"did not run ({row['error'].split(':')[0]})", "-", "-"]
+        else:
+            cells = [_number(row[name]) for name in ("cold_s", "warm_s", "again_s")]
+        lines.append([_code(row["case"]), *cells])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_versions(report)}.\n\n{text}\n"
 
 
 def schedule_table(report: Mapping[str, Any]) -> str:
@@ -170,6 +265,14 @@ def _memory(row: Row | None) -> str:
 def _number(value: float) -> str:
     """Three digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+# The table of a report that has this entry.
+_TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "shape": lambda report: schedule_table(report) if "schedules" in report else table(report),
+    "ceilings": matrix_table,
+    "compile": compile_table,
+}
 
 
 @click.command(help=__doc__)
