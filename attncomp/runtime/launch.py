@@ -147,25 +147,16 @@ def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
     return listed[..., :-1].contiguous(), place[..., -1].contiguous()
 
 
-def merge_launches(levels: int, block: int) -> list[tuple[int, int]]:
-    """Lowest and highest level of each launch that builds a tree of 2 ** levels items.
-
-    Levels whose nodes fit a block are built by one launch, those above by one each.
-    """
-    within = max(0, levels - (block.bit_length() - 1))
-    return [(levels - 1, within), *((level, level) for level in reversed(range(within)))]
-
-
 def list_spans(n_queries: int, segment: int, tile: int) -> list[int]:
     """Lengths of the spans that key lists are made for, each a divisor of the one before.
 
-    From a few spans over all queries, by factors of at most 8, through `segment` to `tile`.
+    From a few spans over all queries, by factors of at most 64, through `segment` to `tile`.
     """
     spans = [segment]
-    while spans[0] * 8 < n_queries:
-        spans.insert(0, spans[0] * 8)
+    while spans[0] * 128 < n_queries:
+        spans.insert(0, spans[0] * 64)
     while spans[-1] > tile:
-        spans.append(max(tile, spans[-1] // 8))
+        spans.append(max(tile, spans[-1] // 64))
     return spans
 
 

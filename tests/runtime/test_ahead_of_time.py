@@ -16,7 +16,13 @@ from attncomp.runtime import ahead_of_time
 from attncomp.runtime.ahead_of_time import LIMITS, KernelReport, compile_plan, limits
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-SELECT = ["merge_kernel", "threshold_kernel", "filter_kernel"]
+SELECT = [
+    "checkpoint_kernel",
+    "interval_kernel",
+    "time_kernel",
+    "list_kernel",
+    "list_kernel#2",
+]
 ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
 # Bytes a thread; more means that a tile does not fit the registers at all. Exact float32 products
