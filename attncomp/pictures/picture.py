@@ -31,7 +31,7 @@ from attncomp.ir.ops import Condition, Range, SparseK, Where
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.pairs import Pairs
 from attncomp.ir.walk import Walk
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 from attncomp.runtime.tables import block_lists
 
 
@@ -251,7 +251,7 @@ def _positive(gate: Gate, selected: Sequence[Tensor]) -> Tensor:
 
 def _reached(extent: Condition, call: Call, place: tuple[int, int]) -> Tensor:
     """The keys that each query may reach by an extent, for one head: [2, Nq]."""
-    keys, _ = extent_tables(extent, call)
+    keys, _ = extent_tables(Extent.of(extent), call)
     return keys[min(place[1], keys.shape[0] - 1), min(place[0], keys.shape[1] - 1)]
 
 

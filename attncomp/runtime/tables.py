@@ -16,9 +16,9 @@ from typing_extensions import assert_never
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.ir.affine import Drawn, Entry, Passing, Top, index
-from attncomp.ir.ops import Box, Condition
+from attncomp.ir.ops import Box
 from attncomp.ir.walk import Walk
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 
 
 def spread_heads(tensor: Tensor, entries: Iterable[Entry], heads: int) -> Tensor:
@@ -48,12 +48,13 @@ class BlockParts(NamedTuple):
 
     entries: tuple[Entry, ...]
     walks: tuple[Walk, ...]
-    extents: tuple[Condition, ...]
+    extents: tuple[Extent, ...]
 
     @staticmethod
     def of(plan: KernelPlan) -> BlockParts:
         """Those of a plan, in the order of the state."""
-        return BlockParts(tuple(plan.entries.values()), plan.walks, plan.extents)
+        extents = tuple(map(Extent.of, plan.extents))
+        return BlockParts(tuple(plan.entries.values()), plan.walks, extents)
 
 
 def list_heads(parts: BlockParts, tensors: Mapping[str, Tensor]) -> list[int]:
