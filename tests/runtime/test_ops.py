@@ -90,6 +90,12 @@ def test_opcheck_of_walks(generator: torch.Generator) -> None:
     torch.library.opcheck(OPS.attend_backward.default, arguments)
 
 
+def test_opcheck_of_lists_of_words(generator: torch.Generator) -> None:
+    table = torch.randint(0, 2, (2, 3, 101, 101), generator=generator, dtype=torch.int32)
+    lower, upper = torch.randint(0, 101, (2, 101), generator=generator).int()
+    torch.library.opcheck(OPS.list_words.default, (table, lower, upper))
+
+
 def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> None:
     torch._dynamo.reset()
     counters.clear()

@@ -14,6 +14,7 @@ from attncomp.codegen.plan import KernelPlan
 from attncomp.runtime.extents import Call
 from attncomp.runtime.program import usual_problem
 from attncomp.runtime.tables import BlockParts, block_state
+from attncomp.runtime.words import transposed_words
 
 N = 1 << 20
 MIB = 1 << 20
@@ -37,6 +38,11 @@ def drawn(name: str, generator: torch.Generator) -> Tensor:
             return torch.randint(0, N, (1,), generator=generator).int()
 
 
+def call_of(plan: KernelPlan, generator: torch.Generator) -> Call:
+    given = {name: drawn(name, generator) for name in plan.inputs}
+    return Call(1, 32, 8, N, N, torch.device("cpu"), given)
+
+
 def plan_of(spec: str) -> KernelPlan:
     return attncomp.compile(spec).plan_for(usual_problem("torch", on_gpu=False))
 
@@ -55,10 +61,20 @@ def plan_of(spec: str) -> KernelPlan:
 def test_extents(spec: str, operations: int, generator: torch.Generator, tmp_path: Path) -> None:
     """Under 48 MiB here leaves sorts on a GPU, which take 20 bytes a key more, 64 MiB in all."""
     plan = plan_of(spec)
-    given = {name: drawn(name, generator) for name in plan.inputs}
-    parts, call = BlockParts.of(plan), Call(1, 32, 8, N, N, torch.device("cpu"), given)
+    parts, call = BlockParts.of(plan), call_of(plan, generator)
     assert plan.extents
     assert peak_bytes(lambda: block_state(parts, call), tmp_path) < 48 * MIB
     with Started() as started:
         block_state(parts, call)
     assert started.count <= operations
+
+
+def test_lists_of_a_table(generator: torch.Generator, tmp_path: Path) -> None:
+    """16,384 x 16,384 blocks; and the same by blocks of keys, which the backward makes."""
+    plan = plan_of("block_sparse")
+    parts, call = BlockParts.of(plan), call_of(plan, generator)
+    assert peak_bytes(lambda: block_state(parts, call), tmp_path) < 56 * MIB
+    with Started() as started:
+        state = block_state(parts, call)
+    assert started.count <= 2000
+    assert peak_bytes(lambda: transposed_words(*state), tmp_path) < 60 * MIB
