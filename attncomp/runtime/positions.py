@@ -116,7 +116,8 @@ def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
     sizes = [call.tensors[entry.tensor].shape[at] for entry, at in direct]
     most = max(sizes)
     # A group of heads may read a tensor of all heads of the call.
-    return most if total % most == 0 and all(most % size == 0 for size in sizes) else total
+    shared = most > 0 and total % most == 0 and all(most % size == 0 for size in sizes)
+    return most if shared else total
 
 
 def _entry(

@@ -170,6 +170,7 @@ class TestTriton:
             ("blocks({s})", 16, 70, 70, 4),
             ("blocks({s})", 16, 33, 60, 2),
             ("blocks({s})", 64, 90, 70, 1),
+            ("blocks({s})", 48, 120, 130, 2),
             ("topk_blocks(2, {s}) & causal", 48, 75, 100, 2),
             ("topk_blocks(2, {s}) & causal", 3, 20, 20, 1),
             ("random_blocks(2, {s})", 16, 50, 50, 1),

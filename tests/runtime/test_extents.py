@@ -14,6 +14,7 @@ from torch_modules import make_plan, module_of, run_module
 from triton_support import assert_near, interpreter, run_plan, wide
 from triton_support import make_plan as make_triton_plan
 
+import attncomp
 from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
@@ -137,6 +138,15 @@ def test_tables_are_tight(pattern: str, size: tuple[int, int], generator: torch.
         assert (lower <= first)[some].all() and (upper >= last)[some].all()
         full = filled & (lower == first) & (upper == last) | (lower >= upper)
         assert full[solid].all()
+
+
+@pytest.mark.parametrize("pattern", ["documents & causal", "lifetime"])
+def test_an_empty_batch(pattern: str) -> None:
+    q, k, v = torch.randn(3, 0, 8, 5, 16)
+    given = {"documents": torch.zeros(0, 5).int(), "evict": torch.zeros(0, 4, 5).int()}
+    attend = attncomp.compile(pattern)
+    out = attend(q, k, v, **{name: given[name] for name in attend.tensors})
+    assert out.shape == (0, 8, 5, 16)
 
 
 @pytest.mark.parametrize("n_keys", [1, 1023, 1024, 1025, 2500])
