@@ -29,10 +29,11 @@ Without score gradients (`gate="hard"`) the fields from theta to frac_death do n
 
 Behind the selections stand the tensors that conditions read (`KernelPlan.tensors`), integers but
 for thresholds [Hq], which are fp32 (fp64 for fp64), then for each of `KernelPlan.walks` two
-tensors int32, of T = ceil(Nk / size) blocks of positions: spans [B', H', T, 2], where in the row
-the list of each block of queries begins and ends, and the lists [B', H', T * width] of blocks of
-keys, each ascending and each block once. B' is B or 1, H' divides Hq, and consecutive heads share a
-list.
+tensors, of T = ceil(Nk / size) blocks of positions: spans [B', H', T, 2] int32, where in the row
+the list of each block of queries begins and, as many places on as there are blocks in it, ends, and
+the lists [B', H', T * width] of blocks of keys, each ascending and each block once. B' is B or 1,
+H' divides Hq, and consecutive heads share a list. Lists are int32, but for those of `Walk.packed`:
+their places are of int64 words of 48 blocks each (`attncomp.runtime.words`).
 
 Then come for each of `KernelPlan.extents` two tables int32: [B', H', 2, Nq] of the keys that each
 query may reach, and [B', H', 2, Nk] of the queries that may reach each key, both as the first

@@ -23,6 +23,16 @@ class Walk:
     size: int
     box: Box
 
+    @property
+    def packed(self) -> bool:
+        """Whether lists are words of bits (`attncomp.runtime.words`), not numbers of blocks.
+
+        A table that is given at the call may list all T blocks of keys for each block of queries,
+        and how many is known on the device alone: words have room for them in a fraction of the
+        memory that numbers take. Those that rank or draw list a few of them.
+        """
+        return self.entry.table is None
+
     def __str__(self) -> str:
         return f"blocks of {self.size} keys with {self.entry} != 0"
 

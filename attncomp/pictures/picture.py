@@ -31,8 +31,9 @@ from attncomp.ir.ops import Condition, Range, SparseK, Where
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.pairs import Pairs
 from attncomp.ir.walk import Walk
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 from attncomp.runtime.tables import block_lists
+from attncomp.runtime.words import listed_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,14 @@ def _lists(
     """For one head the blocks of keys that each block of queries visits."""
     spans, lists = block_lists(walk, tensors, n_keys, torch.device("cpu"))
     head, row = min(place[0], spans.shape[1] - 1), min(place[1], spans.shape[0] - 1)
-    return [lists[row, head, begin:end].tolist() for begin, end in spans[row, head].tolist()]
+    ends, own = spans[row, head].tolist(), lists[row, head]
+    if walk.packed:
+        words = own.unflatten(0, (len(ends), -1))
+        return [
+            listed_blocks(part)[: end - begin].tolist()
+            for part, (begin, end) in zip(words, ends, strict=True)
+        ]
+    return [own[begin:end].tolist() for begin, end in ends]
 
 
 def _listed(
@@ -251,7 +259,7 @@ def _positive(gate: Gate, selected: Sequence[Tensor]) -> Tensor:
 
 def _reached(extent: Condition, call: Call, place: tuple[int, int]) -> Tensor:
     """The keys that each query may reach by an extent, for one head: [2, Nq]."""
-    keys, _ = extent_tables(extent, call)
+    keys, _ = extent_tables(Extent.of(extent), call)
     return keys[min(place[1], keys.shape[0] - 1), min(place[0], keys.shape[1] - 1)]
 
 

@@ -1,32 +1,52 @@
 """Extents: how far a sweep's conditions let each query and each key reach, read from tensors.
 
-The keys of a query that meet `F(q) + G(k) + c >= 0`, or `== 0`, stand side by side once the keys
-are sorted by G, and those of `!= 0` around others. One sort of the keys and a search for each query
-tell which of them is the first and which the last, and whether all keys in between are among them;
-queries of a key likewise. That takes O(N log N) time and O(N) memory, on the tensors' device, and
-waits for nothing.
+The keys of a query that meet `F(q) + G(k) + c >= 0`, `== 0` or `!= 0` are told by comparing two
+numbers, -F(q) - c and G(k): which of them is the first and which the last, and whether all keys in
+between are among them; queries of a key likewise. Where one of the numbers is the same for all
+positions, that is a comparison, and where G never falls or never rises, as k itself, a search.
+Elsewhere the keys are sorted by G, to find equal ones and to count the others, whose first and last
+are where the running maxima of G reach the number.
+
+That takes O(N log N) time and O(N) memory, on the tensors' device, and waits for nothing. Tensors
+are dropped as soon as they have served.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import assert_never
 
-from attncomp.ir.affine import Affine, Entry, IndexName, constant, index
+from attncomp.ir.affine import (
+    Affine,
+    Entry,
+    Index,
+    Product,
+    Quotient,
+    Remainder,
+    Term,
+    constant,
+    term,
+)
 from attncomp.ir.ops import Condition, Requirement
-from attncomp.runtime.values import value_of
+from attncomp.runtime.positions import Call as Call
+from attncomp.runtime.positions import Side, dtype_of, evaluated
+
+_SCANNED: Final = 1024  # entries of a block of `_running_max`
+
+_Relation: TypeAlias = Literal["==", "!=", ">=", "<="]
 
 
 class Reached(NamedTuple):
-    """Positions [lower, upper) of the other side for each position, [B', H', N] int32.
+    """Positions [lower, upper) of the other side for each position, int32.
 
     solid: whether all positions in between are reached. Where none is, lower is their number and
-    upper 0.
+    upper 0. All three are [B', H', N], with 1 for each size that makes no difference.
     """
 
     lower: Tensor
@@ -35,68 +55,105 @@ class Reached(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Call:
-    """The sizes of a call and its checked tensors by name, of which conditions read entries."""
+class Comparison:
+    """A test as `ranked relation wanted`: a value of the sought, and one of the given positions.
 
-    batch: int
-    heads: int
-    kv_heads: int
-    n_queries: int
-    n_keys: int
-    device: torch.device
-    tensors: Mapping[str, Tensor]
+    slope: 1 if `ranked` never falls from a position to the next, else 0.
+    """
+
+    ranked: Affine
+    relation: _Relation
+    wanted: Affine
+    slope: int
+    dtype: torch.dtype
 
     @staticmethod
-    def of(q: Tensor, k: Tensor, tensors: Mapping[str, Tensor]) -> Call:
-        """That of q [B, Hq, Nq, D] and k [B, Hk, Nk, D]."""
-        batch, heads, n_queries, _ = q.shape
-        return Call(batch, heads, k.shape[1], n_queries, k.shape[2], q.device, tensors)
+    def of(part: Requirement, sought: Side) -> Comparison:
+        """That of a requirement."""
+        value, relation = _against_zero(part)
+        slope = _slope(value.part({sought}), sought)
+        if slope < 0:
+            value, relation = -value, "<=" if relation == ">=" else relation
+        ranked = value.part({sought})
+        wanted = ranked - value
+        moved = constant(wanted.constant)
+        if (wanted - moved).reach > ranked.reach:  # with the smaller numbers fewer bits hold it
+            ranked, wanted = ranked - moved, wanted - moved
+        return Comparison(ranked, relation, wanted, abs(slope), dtype_of(ranked, wanted))
 
-    def position(self, side: Literal["q", "k"]) -> Tensor:
-        """The positions of all queries [Nq], or of all keys [Nk]."""
-        key = torch.arange(self.n_keys, device=self.device)
-        if side == "k":
-            return key
-        queries = torch.arange(self.n_queries, device=self.device)
-        return queries + (self.n_keys - self.n_queries)
+
+def _against_zero(part: Requirement) -> tuple[Affine, _Relation]:
+    """A requirement as a value and what it is to 0."""
+    value = part.test.value
+    if part.test.relation == "==":
+        return value, "==" if part.holds else "!="
+    return (value if part.holds else -value - constant(1)), ">="  # value < 0 is -value - 1 >= 0
 
 
-def extent_tables(extent: Condition, call: Call) -> list[Tensor]:
+@dataclass(frozen=True)
+class Extent:
+    """A condition made ready, once a plan, to look for keys, and for queries.
+
+    symmetric: whether each requirement stays what it is when query and key change places.
+    """
+
+    keys: tuple[tuple[Comparison, ...], ...]
+    queries: tuple[tuple[Comparison, ...], ...]
+    symmetric: bool
+
+    @staticmethod
+    def of(condition: Condition) -> Extent:
+        """That of a condition with an alternative, each of which has a requirement."""
+
+        def sought(side: Side) -> tuple[tuple[Comparison, ...], ...]:
+            return tuple(tuple(Comparison.of(part, side) for part in parts) for parts in condition)
+
+        parts = (part for parts in condition for part in parts)
+        return Extent(sought("k"), sought("q"), all(map(_symmetric, parts)))
+
+
+def extent_tables(extent: Extent, call: Call) -> list[Tensor]:
     """The keys that each query may reach, and the queries that may reach each key, as indices.
 
     Gives [B', H', 2, Nq] and [B', H', 2, Nk] int32: `Reached.lower` and `Reached.upper`, of the
     latter the bitwise complement, a negative number, where it is not solid. B' is 1 or B, H'
-    divides Hk.
+    divides Hk. Of a symmetric relation of as many queries as keys both are one tensor.
     """
-    tables = []
-    sides: tuple[tuple[Literal["q", "k"], Literal["q", "k"]], ...] = (("k", "q"), ("q", "k"))
-    for sought, given in sides:
-        found = _joined([_met(parts, sought, given, call) for parts in extent])
-        lower, upper, solid = _of_kv_heads(found, call)
-        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2))
-    return tables
+    keys = _table(extent.keys, "k", "q", call)
+    if extent.symmetric and call.n_queries == call.n_keys:
+        return [keys, keys]
+    return [keys, _table(extent.queries, "q", "k", call)]
 
 
-def _met(
-    parts: Sequence[Requirement], sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
-) -> Reached:
-    """What meets all of some requirements."""
-    count = call.n_keys if sought == "k" else call.n_queries
+def _symmetric(part: Requirement) -> bool:
+    value, swapped = part.test.value, part.test.value.replace({"q": "k", "k": "q"})
+    return swapped == value or (part.test.relation == "==" and swapped == -value)
+
+
+def _table(extent: Sequence[Sequence[Comparison]], sought: Side, given: Side, call: Call) -> Tensor:
+    """`Reached` of the sought positions, as one tensor with a row for each given one."""
+    # Generators: one alternative, and one test of it, has its tensors at a time.
+    met = (_met(parts, sought, given, call) for parts in extent)
+    lower, upper, solid = _of_kv_heads(functools.reduce(_either, met), call)
+    upper = torch.where(solid, upper, ~upper)
+    rows = torch.broadcast_shapes(lower.shape, upper.shape)[:2]
+    return torch.stack([end.expand(*rows, call.count(given)) for end in (lower, upper)], 2)
+
+
+def _met(parts: Sequence[Comparison], sought: Side, given: Side, call: Call) -> Reached:
+    """What meets all of some tests."""
 
     def both(one: Reached, other: Reached) -> Reached:
         lower, upper = torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper)
-        return _emptied(lower, upper, one.solid & other.solid, count)
+        return _emptied(lower, upper, one.solid & other.solid, call.count(sought))
 
-    return functools.reduce(both, [_reached(part, sought, given, call) for part in parts])
+    return functools.reduce(both, (_reached(part, sought, given, call) for part in parts))
 
 
-def _joined(alternatives: Sequence[Reached]) -> Reached:
-    """What any of some alternatives reaches."""
-    if len(alternatives) == 1:
-        return alternatives[0]
-    lower = functools.reduce(torch.minimum, [found.lower for found in alternatives])
-    upper = functools.reduce(torch.maximum, [found.upper for found in alternatives])
-    return Reached(lower, upper, torch.zeros_like(lower, dtype=torch.bool))
+def _either(one: Reached, other: Reached) -> Reached:
+    """What any of two alternatives reaches."""
+    lower, upper = torch.minimum(one.lower, other.lower), torch.maximum(one.upper, other.upper)
+    return Reached(lower, upper, torch.zeros_like(one.solid[:1, :1, :1]))
 
 
 def _emptied(lower: Tensor, upper: Tensor, solid: Tensor, count: int) -> Reached:
@@ -107,117 +164,192 @@ def _emptied(lower: Tensor, upper: Tensor, solid: Tensor, count: int) -> Reached
 
 def _of_kv_heads(found: Reached, call: Call) -> Reached:
     """The same for as many heads as KV heads, or a divisor of these, for all heads of each."""
-    heads = found.lower.shape[1]
+    rows, heads, _ = torch.broadcast_shapes(*(part.shape for part in found))
     if call.kv_heads % heads == 0:
         return found
     a_head, together = call.heads // heads, call.heads // call.kv_heads
     lower, upper, solid = (
-        part.repeat_interleave(a_head, 1).unflatten(1, (-1, together)) for part in found
+        part.expand(rows, heads, -1).repeat_interleave(a_head, 1).unflatten(1, (-1, together))
+        for part in found
     )
     ends = lower.amin(2), upper.amax(2)
     alike = (ends[0] == lower.amax(2)) & (ends[1] == upper.amin(2))
     return Reached(*ends, alike & solid.all(2))
 
 
-def _reached(
-    part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
-) -> Reached:
-    """For each given position the sought ones that meet a requirement with it."""
-    places, begin, end = _ranked(part, sought, given, call)
-    count = places.shape[-1]
-    if part.test.relation == "==" and part.holds:
-        lower = _at(places, begin.clamp(max=count - 1))
-        upper = _at(places, (end - 1).clamp(min=0)) + 1
-        met = end - begin
+def _reached(test: Comparison, sought: Side, given: Side, call: Call) -> Reached:
+    """For each given position the sought ones that meet a test with it."""
+    sides = _Sides(test, sought, given, call)
+    if not test.ranked.terms:
+        return _all_or_none(sides)
+    if given not in test.wanted.indices:
+        return _one_for_all(sides)
+    if test.slope:
+        return _in_order(sides)
+    if test.relation == ">=":
+        return _at_least(sides)
+    return _equal(sides) if test.relation == "==" else _different(sides)
+
+
+def _slope(value: Affine, side: Side) -> int:
+    """1 if a value never falls from a position of a side to the next, -1 if never rises, else 0."""
+    slopes = {_term_slope(t, side) * c for t, c in value.terms if side in term(t).indices}
+    signs = {(slope > 0) - (slope < 0) for slope in slopes}
+    return signs.pop() if len(signs) == 1 else 0
+
+
+def _term_slope(t: Term, side: Side) -> int:
+    match t:
+        case Index():
+            return 1
+        case Quotient(inner):
+            return _slope(inner, side)
+        case Remainder() | Product() | Entry():
+            return 0
+        case _:
+            assert_never(t)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """A test with what it compares."""
+
+    test: Comparison
+    sought: Side
+    given: Side
+    call: Call
+
+    @property
+    def count(self) -> int:
+        return self.call.count(self.sought)
+
+    def ranks(self) -> Tensor:
+        """[B', H', N] of the sought positions; N is 1 for one value for all."""
+        return evaluated(self.test.ranked, self.sought, self.call, self.test.dtype)
+
+    def wanted(self) -> Tensor:
+        """[B', H', N] of the given positions, likewise."""
+        return evaluated(self.test.wanted, self.given, self.call, self.test.dtype)
+
+    def holds(self) -> Tensor:
+        """Whether values meet the test, where there is one for all positions of a side."""
+        return _holds(self.ranks(), self.test.relation, self.wanted())
+
+
+def _all_or_none(sides: _Sides) -> Reached:
+    """For one value of all sought positions."""
+    met, count = sides.holds(), sides.count
+    upper = met.int() * count
+    return Reached(count - upper, upper, met.new_ones((1, 1, 1)))
+
+
+def _one_for_all(sides: _Sides) -> Reached:
+    """For one value of all given positions."""
+    met = sides.holds()
+    lower, upper = _ends(met, sides.count)
+    return Reached(lower, upper, _filled(lower, upper, met.sum(-1, keepdim=True)))
+
+
+def _holds(ranks: Tensor, relation: _Relation, wanted: Tensor) -> Tensor:
+    match relation:
+        case "==":
+            return ranks == wanted
+        case "!=":
+            return ranks != wanted
+        case ">=":
+            return ranks >= wanted
+        case "<=":
+            return ranks <= wanted
+        case _:
+            assert_never(relation)
+
+
+def _ends(met: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """First and last + 1 of what is met in each row [..., N], as [..., 1] int32."""
+    place = torch.arange(count, dtype=torch.int32, device=met.device)
+    lower = torch.where(met, place, count).amin(-1, keepdim=True)
+    return lower, torch.where(met, place + 1, 0).amax(-1, keepdim=True)
+
+
+def _filled(lower: Tensor, upper: Tensor, met: Tensor) -> Tensor:
+    """Whether as many positions are met as there are in a range."""
+    return met == (upper - lower).clamp(min=0)
+
+
+def _in_order(sides: _Sides) -> Reached:
+    """For values of the sought positions that never fall."""
+    ranks, wanted, count = sides.ranks(), sides.wanted(), sides.count
+    solid = torch.ones((1, 1, 1), dtype=torch.bool, device=ranks.device)
+    relation = sides.test.relation
+    if relation == "<=":
+        end = _search(ranks, wanted, right=True)
+        return _emptied(torch.zeros_like(end[:1, :1, :1]), end, solid, count)
+    begin = _search(ranks, wanted)
+    if relation == ">=":
+        return _emptied(begin, torch.full_like(begin[:1, :1, :1], count), solid, count)
+    end = _search(ranks, wanted, right=True)
+    if relation == "==":
+        return _emptied(begin, end, solid, count)
+    lower = torch.where(begin == 0, end, 0)
+    upper = torch.where(end == count, begin, count)
+    return Reached(lower, upper, _filled(lower, upper, count - (end - begin)))
+
+
+def _at_least(sides: _Sides) -> Reached:
+    """Where `ranked >= wanted`: the first is where the running maximum gets there."""
+    ranks, wanted, count = sides.ranks(), sides.wanted(), sides.count
+    met = count - _search(_sorted(ranks), wanted)
+    lower = _search(_running_max(ranks), wanted)
+    upper = count - _search(_running_max(ranks.flip(-1)), wanted)
+    return Reached(lower, upper, _filled(lower, upper, met))
+
+
+def _different(sides: _Sides) -> Reached:
+    """Where `ranked != wanted`: at either end, or at the nearest rank that differs from it."""
+    ranks, wanted, count = sides.ranks(), sides.wanted(), sides.count
+    first, last = ranks[..., :1], ranks[..., -1:]
+    lower = torch.where(wanted == first, _ends(ranks != first, count)[0], 0)
+    upper = torch.where(wanted == last, _ends(ranks != last, count)[1], count)
+    ranks = _sorted(ranks)
+    met = count - (_search(ranks, wanted, right=True) - _search(ranks, wanted))
+    return Reached(lower, upper, _filled(lower, upper, met))
+
+
+def _equal(sides: _Sides) -> Reached:
+    """Where `ranked == wanted`: side by side in sorted order."""
+    ranks, places = sides.ranks().sort(dim=-1, stable=True)
+    places, wanted, last = places.int(), sides.wanted(), sides.count - 1
+    begin, end = _search(ranks, wanted), _search(ranks, wanted, right=True)
+    del ranks, wanted
+    places = places.expand(*begin.shape[:2], -1)
+    lower = places.gather(-1, begin.clamp(max=last).long())
+    upper = places.gather(-1, (end - 1).clamp(min=0).long()) + 1
+    met = end - begin
+    return _emptied(lower, upper.masked_fill(met == 0, 0), _filled(lower, upper, met), last + 1)
+
+
+def _sorted(ranks: Tensor) -> Tensor:
+    return ranks.sort(dim=-1).values
+
+
+def _running_max(ranks: Tensor) -> Tensor:
+    """The largest of each row [B', H', N] so far, by blocks, as few long rows scan slowly.
+
+    There are at least two blocks: torch.compile has a graph of its own for one.
+    """
+    size = ranks.shape[-1]
+    padded = torch.nn.functional.pad(ranks, (0, _SCANNED + -size % _SCANNED))
+    blocks = padded.unflatten(-1, (-1, _SCANNED)).cummax(-1).values
+    least = torch.iinfo(ranks.dtype).min
+    before = torch.nn.functional.pad(blocks[..., -1].cummax(-1).values, (1, -1), value=least)
+    return torch.maximum(blocks, before.unsqueeze(-1)).flatten(-2)[..., :size]
+
+
+def _search(ranks: Tensor, wanted: Tensor, *, right: bool = False) -> Tensor:
+    """How many of ranks [B', H', N], ascending, are less than each number; right: or equal."""
+    if ranks.shape[:2] == (1, 1):
+        ranks = ranks.reshape(-1)  # serves all rows
     else:
-        lower, upper = (_at(ends, count - end) for ends in _ends_before(places.flip(-1)))
-        met = count - end
-        if part.test.relation == "==":  # those before the equal ones as well as those behind
-            first, last = (_at(ends, begin) for ends in _ends_before(places))
-            lower, upper = torch.minimum(lower, first), torch.maximum(upper, last)
-            met = met + begin
-    upper = upper.masked_fill(met == 0, 0)
-    return _emptied(lower, upper, met == upper - lower, count)
-
-
-def _ranked(
-    part: Requirement, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sought places by rank, and where the ranks equal to each given position's begin and end.
-
-    Of a test `>= 0` both are where those begin that meet it.
-    """
-    value, equality = part.test.value, part.test.relation == "=="
-    if not part.holds and not equality:
-        value = -value - constant(1)
-    ranked = value.part({sought})
-    sides = (ranked, sought), (ranked - value, given)
-    narrow = max(side.reach for side, _ in sides) <= torch.iinfo(torch.int32).max
-    ranks, wanted = (_evaluated(*side, call, narrow=narrow) for side in sides)
-    rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
-    ranks, places = ranks.sort(dim=-1, stable=True)
-    ranks, places, wanted = (t.expand(*rows, -1).contiguous() for t in (ranks, places, wanted))
-    begin = torch.searchsorted(ranks, wanted, out_int32=True)
-    end = torch.searchsorted(ranks, wanted, out_int32=True, right=True) if equality else begin
-    return places.int(), begin, end
-
-
-def _at(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor.gather(-1, index.long())
-
-
-def _ends_before(places: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last + 1 of the places [..., N] before each of N + 1 ranks."""
-    nowhere = (1, 0)
-    first = torch.nn.functional.pad(places.cummin(-1).values, nowhere, value=places.shape[-1])
-    return first, torch.nn.functional.pad(places.cummax(-1).values + 1, nowhere)
-
-
-def _evaluated(value: Affine, side: Literal["q", "k"], call: Call, *, narrow: bool) -> Tensor:
-    """An expression of b, h, n and one of q and k at all positions of that side, [B', H', N].
-
-    int32 if narrow, else int64.
-    """
-    indices: dict[IndexName, Tensor] = {
-        side: call.position(side),
-        "h": torch.arange(_rows(value, "h", call.heads, call), device=call.device)[:, None],
-        "b": torch.arange(_rows(value, "b", call.batch, call), device=call.device)[:, None, None],
-        "n": torch.full((), call.n_keys, device=call.device),
-    }
-    found = value_of(value, indices, lambda entry: _entry(entry, indices, call.tensors))
-    shape = torch.broadcast_shapes(found.shape, (1, 1, indices[side].shape[0]))
-    return (found.int() if narrow else found).expand(shape)
-
-
-def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
-    """For how many heads, or rows of the batch, an expression may differ.
-
-    Where it depends on them by the subscripts of tensors alone, as many as these are for.
-    """
-    if name not in value.indices:
-        return 1
-    places = [(entry, place) for entry in value.entries for place in enumerate(entry.indices)]
-    direct = [(e, at) for e, (at, position) in places if position == index(name)]
-    uses = sum(name in position.indices for _, (_, position) in places)
-    if name in value.bare_indices or uses != len(direct):
-        return total
-    sizes = [call.tensors[entry.tensor].shape[at] for entry, at in direct]
-    most = max(sizes)
-    # A group of heads may read a tensor of all heads of the call.
-    return most if total % most == 0 and all(most % size == 0 for size in sizes) else total
-
-
-def _entry(
-    entry: Entry, indices: Mapping[IndexName, Tensor], tensors: Mapping[str, Tensor]
-) -> Tensor:
-    """An entry, 0 outside of the tensor; a dimension of size 1 serves every position."""
-    tensor, places = tensors[entry.tensor], []
-    inside = torch.ones_like(indices["n"], dtype=torch.bool)
-    for size, subscript in zip(tensor.shape, entry.indices, strict=True):
-        place = value_of(subscript, indices)
-        heads = indices["h"].shape[0]
-        if subscript == index("h") and size < heads:  # consecutive heads share one
-            place = place * size // heads
-        inside = inside & (place >= 0) & ((place < size) | (size == 1))
-        places.append(place.clamp(0, size - 1))
-    return torch.where(inside, tensor[tuple(places)].long(), 0)
+        rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
+        ranks, wanted = ranks.expand(*rows, -1).contiguous(), wanted.expand(*rows, -1)
+    return torch.searchsorted(ranks, wanted.contiguous(), out_int32=True, right=right)

@@ -16,9 +16,10 @@ from typing_extensions import assert_never
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.ir.affine import Drawn, Entry, Passing, Top, index
-from attncomp.ir.ops import Box, Condition
+from attncomp.ir.ops import Box
 from attncomp.ir.walk import Walk
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
+from attncomp.runtime.words import list_words
 
 
 def spread_heads(tensor: Tensor, entries: Iterable[Entry], heads: int) -> Tensor:
@@ -48,12 +49,13 @@ class BlockParts(NamedTuple):
 
     entries: tuple[Entry, ...]
     walks: tuple[Walk, ...]
-    extents: tuple[Condition, ...]
+    extents: tuple[Extent, ...]
 
     @staticmethod
     def of(plan: KernelPlan) -> BlockParts:
         """Those of a plan, in the order of the state."""
-        return BlockParts(tuple(plan.entries.values()), plan.walks, plan.extents)
+        extents = tuple(map(Extent.of, plan.extents))
+        return BlockParts(tuple(plan.entries.values()), plan.walks, extents)
 
 
 def list_heads(parts: BlockParts, tensors: Mapping[str, Tensor]) -> list[int]:
@@ -106,16 +108,18 @@ def block_lists(
 ) -> tuple[Tensor, Tensor]:
     """For each block of queries the blocks of keys that a walk visits, ascending, each once.
 
-    Gives spans [B', H', T, 2] int32, first and last place (exclusive) of each block's list, and the
-    lists [B', H', T * width] int32. Blocks without a pair in the walk's box are left out.
+    Gives spans [B', H', T, 2] int32, where each block's list begins, and that plus its length, and
+    the lists [B', H', T * width], int32 or words. Blocks without a pair in the walk's box are left
+    out.
     """
     n_blocks = -(-n_keys // walk.size)
     block = torch.arange(n_blocks, device=device)
+    lower, upper = _met(walk.box, walk.size, block)
     match walk.entry.table:
         case None:
             table = tensors[walk.entry.tensor]
             table = table.reshape(*_outer(walk.entry, tensors), n_blocks, n_blocks)
-            listed, valid = block.expand_as(table), table != 0
+            return list_words(table, lower.int(), upper.int())
         case Top(count):
             scores = tensors[walk.entry.tensor]
             listed = best_first(scores)[..., : torch.sym_min(count, n_blocks)]
@@ -128,26 +132,25 @@ def block_lists(
             raise TypeError(f"expected a table of blocks, found {walk.entry}")
         case _:
             assert_never(walk.entry.table)
-    valid = valid & _meets(walk.box, walk.size, block[:, None], listed)
+    valid = valid & (listed >= lower[:, None]) & (listed < upper[:, None])
     ordered = torch.where(valid, listed, n_blocks).int().sort(-1).values
     begin = block * ordered.shape[-1]
     spans = torch.stack([begin.expand(valid.shape[:-1]), begin + valid.sum(-1)], -1)
     return spans.int(), ordered.flatten(-2).contiguous()
 
 
-def _meets(box: Box, size: int, query: Tensor, key: Tensor) -> Tensor:
-    """Whether blocks of queries and blocks of keys have any pair of positions in a box."""
-    middle = (query - key) * size  # distances of the pairs are less than `size` from it
-    meets = torch.ones_like(middle, dtype=torch.bool)
-    if box.distance.lower is not None:
-        meets = meets & (middle + size > box.distance.lower)
-    if box.distance.upper is not None:
-        meets = meets & (middle - size + 1 < box.distance.upper)
-    if box.keys.lower is not None:
-        meets = meets & ((key + 1) * size > box.keys.lower)
+def _met(box: Box, size: int, block: Tensor) -> tuple[Tensor, Tensor]:
+    """The blocks of keys [lower, upper) that have pairs in a box, for all blocks of queries [T]."""
+    first, behind = (box.keys.lower or 0) // size, block.shape[0]
     if box.keys.upper is not None:
-        meets = meets & (key * size < box.keys.upper)
-    return meets
+        behind = -(-box.keys.upper // size)
+    lower, upper = torch.full_like(block, first), torch.full_like(block, behind)
+    # Distances of the pairs are less than `size` from that of the blocks' first positions.
+    if box.distance.upper is not None:
+        lower = torch.maximum(lower, block + (1 - box.distance.upper) // size)
+    if box.distance.lower is not None:
+        upper = torch.minimum(upper, block + 1 - box.distance.lower // size)
+    return lower, upper
 
 
 def best_first(scores: Tensor) -> Tensor:

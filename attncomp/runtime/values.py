@@ -16,12 +16,12 @@ def value_of(
     indices: Mapping[IndexName, Tensor],
     entry_of: Callable[[Entry], Tensor] | None = None,
 ) -> Tensor:
-    """An expression of indices that broadcast against each other, int64.
+    """An expression of indices that broadcast against each other, of their integer dtype.
 
-    entry_of tells the entries of tensors; ValueError for an entry without it.
+    It may be one of the indices itself. entry_of tells the entries of tensors; ValueError for an
+    entry without it.
     """
-    device = next(iter(indices.values())).device
-    total = torch.full((), value.constant, device=device)
+    total: Tensor | None = None
     for term, coefficient in value.terms:
         match term:
             case Index(name):
@@ -38,5 +38,10 @@ def value_of(
                 part = entry_of(term)
             case _:
                 assert_never(term)
-        total = total + coefficient * part
-    return total
+        if total is not None:
+            total = torch.add(total, part, alpha=coefficient)
+        else:
+            total = part if coefficient == 1 else part * coefficient
+    if total is None:
+        return torch.full((), value.constant, device=next(iter(indices.values())).device)
+    return total + value.constant if value.constant else total

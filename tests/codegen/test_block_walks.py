@@ -27,6 +27,7 @@ from attncomp.ir.oracle import tensor_entries
 from attncomp.runtime.extents import Call
 from attncomp.runtime.launch import inverse_lists
 from attncomp.runtime.tables import BlockParts, block_lists, block_state, draws, with_all_heads
+from attncomp.runtime.words import transposed_words, unpacked
 
 CPU = torch.device("cpu")
 SHAPE = Shape(query_heads=4, kv_heads=2, groups=2, n_queries=1, n_keys=1, head_dim=16, value_dim=16)
@@ -52,6 +53,11 @@ def tables(size: int, n_keys: int, heads: int, generator: torch.Generator) -> di
 
 def pairs_of(spans: Tensor, lists: Tensor) -> Tensor:
     """Lists as a matrix [B', H', T, T]."""
+    if lists.dtype == torch.int64:
+        found = unpacked(lists.unflatten(2, (spans.shape[2], -1)))
+        assert torch.equal(found.sum(-1), spans[..., 1] - spans[..., 0])
+        assert not found[..., spans.shape[2] :].any()
+        return found[..., : spans.shape[2]]
     found = torch.zeros(*spans.shape[:3], spans.shape[2], dtype=torch.bool)
     for b, h, block in itertools.product(*map(range, spans.shape[:3])):
         begin, end = spans[b, h, block].tolist()
@@ -61,21 +67,22 @@ def pairs_of(spans: Tensor, lists: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("n_keys", [1, 5, 64, 101])
+@pytest.mark.parametrize("n_keys", [1, 5, 64, 101, 900])
 @pytest.mark.parametrize("pattern", ["blocks(16)", "topk_blocks(3, 7)", "random_blocks(4, 5, 9)"])
 def test_lists_and_their_inverse(pattern: str, n_keys: int, generator: torch.Generator) -> None:
     plan = lower(pattern, make_problem(SHAPE))
     (walk,) = plan.walks
     given = tables(walk.size, n_keys, 2, generator)
     spans, lists = block_lists(walk, given, n_keys, CPU)
-    assert (spans.dtype, lists.dtype) == (torch.int32, torch.int32)
+    inverse = transposed_words if walk.packed else inverse_lists
+    assert (spans.dtype, lists.dtype) == (torch.int32, (torch.int32, torch.int64)[walk.packed])
     found = pairs_of(spans, lists)
     place = torch.arange(0, n_keys, walk.size)
     gates = attncomp.compile(pattern).mask(
         n_keys, heads=2, batch=2, **{name: given[name] for name in plan.inputs}
     )
     assert torch.equal(found.expand(*gates.shape[:2], -1, -1), gates[:, :, place][..., place] > 0)
-    assert torch.equal(pairs_of(*inverse_lists(spans, lists)), found.mT)
+    assert torch.equal(pairs_of(*inverse(spans, lists)), found.mT)
 
 
 def test_lists_leave_out_what_the_sweep_has_no_pairs_of(generator: torch.Generator) -> None:
@@ -116,6 +123,17 @@ def test_tiles_lie_within_blocks(size: int, queries: int, keys: int) -> None:
     assert (tile.forward.queries, tile.forward.keys) == (queries, keys)
 
 
+def test_torch_rows_of_several_words(generator: torch.Generator) -> None:
+    """107 blocks: rows of three words, of which some list nothing."""
+    shape = dataclasses.replace(shaped(610, 1700, 1), query_heads=2, kv_heads=1, groups=1)
+    inputs = random_inputs(shape, generator)
+    mask = torch.rand((1, 1, 107, 107), generator=generator) < 0.03
+    inputs = dataclasses.replace(inputs, given={"block_mask": mask})
+    found, _ = run_module(make_plan("blocks(16) & causal", shape), inputs, scale=0.3)
+    both = dataclasses.replace(inputs, given={"block_mask": mask.expand(-1, 2, -1, -1)})
+    assert_near(found, dense_result("blocks(16) & causal", both, scale=0.3), 1e-12)
+
+
 @pytest.mark.parametrize("size", [16, 24])
 def test_only_listed_keys_are_visited(
     size: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +170,7 @@ class TestTriton:
             ("blocks({s})", 16, 70, 70, 4),
             ("blocks({s})", 16, 33, 60, 2),
             ("blocks({s})", 64, 90, 70, 1),
+            ("blocks({s})", 48, 120, 130, 2),
             ("topk_blocks(2, {s}) & causal", 48, 75, 100, 2),
             ("topk_blocks(2, {s}) & causal", 3, 20, 20, 1),
             ("random_blocks(2, {s})", 16, 50, 50, 1),
@@ -176,6 +195,23 @@ class TestTriton:
         with interpreter():
             found = run_plan(triton_plan(pattern, shape, heads), inputs, 0.25)
         assert_near(found, self.expected(pattern, inputs), 2e-6)
+
+    @pytest.mark.parametrize(("n_queries", "n_keys"), [(900, 900), (37, 1610)])
+    def test_rows_of_several_words(
+        self, n_queries: int, n_keys: int, generator: torch.Generator
+    ) -> None:
+        """Rows of two or three words, of which some list nothing; a column is full."""
+        shape = dataclasses.replace(shaped(n_queries, n_keys, 1), query_heads=2, kv_heads=1)
+        shape = dataclasses.replace(shape, groups=1)
+        inputs = random_inputs(shape, generator, dtype=torch.float32)
+        n_blocks = -(-n_keys // 16)
+        mask = torch.rand((1, 2, n_blocks, n_blocks), generator=generator) < 0.01
+        mask[..., torch.randint(n_blocks, (), generator=generator)] = True
+        mask[..., -1, 40:60] = True
+        inputs = dataclasses.replace(inputs, given={"block_mask": mask})
+        with interpreter():
+            found = run_plan(triton_plan("blocks(16)", shape, 2), inputs, 0.25)
+        assert_near(found, self.expected("blocks(16)", inputs), 2e-6)
 
     def expected(self, pattern: str, inputs: Inputs) -> Any:
         graph = build(parse(pattern))

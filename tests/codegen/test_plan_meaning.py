@@ -31,7 +31,7 @@ from attncomp.ir.ops import Bounds, Condition, SparseK
 from attncomp.ir.oracle import gate_matrix
 from attncomp.ir.schedule import Problem
 from attncomp.ir.walk import Walk
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 from attncomp.runtime.tables import BlockParts, block_lists, block_state
 
 SMALL = Problem(
@@ -146,7 +146,7 @@ def visited(
 
 def reached(bounds: Bounds, query: Tensor, key: Tensor, call: Call) -> Tensor:
     """The pairs [B', H', Nq, Nk] within an extent, which both of its tables have to leave."""
-    by_query, by_key = extent_tables(bounds.extent, call)
+    by_query, by_key = extent_tables(Extent.of(bounds.extent), call)
     keys = by_query[:, :, :, :, None].unbind(2)
     queries = by_key[:, :, :, None, :].unbind(2)
     place = torch.arange(query.shape[0])[:, None]

@@ -29,7 +29,7 @@ from attncomp.ir.passes import pipeline, run
 from attncomp.ir.schedule import Problem
 from attncomp.pictures.picture import KeyList, Picture, Tile, picture
 from attncomp.pictures.request import pictured
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 
 PROBLEM = Problem(
     backend="torch", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
@@ -225,7 +225,7 @@ def visits_of(
     known |= {entries.pointer(name): tensors[name] for name in plan.tensors}
     call_of = Call(1, 1, 1, *size, torch.device("cpu"), tensors)
     for i, extent in enumerate(plan.extents):
-        known[f"x{i}"] = module.extent(extent_tables(extent, call_of)[0])
+        known[f"x{i}"] = module.extent(extent_tables(Extent.of(extent), call_of)[0])
     if plan.selections:
         state = module.select((tensors["scores"],) * len(plan.scores), size[0])
         known |= {f"s{i}": s for i, s in enumerate(module.selections(state, 1))}

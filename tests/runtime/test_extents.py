@@ -14,13 +14,14 @@ from torch_modules import make_plan, module_of, run_module
 from triton_support import assert_near, interpreter, run_plan, wide
 from triton_support import make_plan as make_triton_plan
 
+import attncomp
 from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.parser import parse
 from attncomp.ir.build import build
 from attncomp.ir.ops import Condition
 from attncomp.ir.oracle import tensor_entries
 from attncomp.ir.pairs import Pairs
-from attncomp.runtime.extents import Call, extent_tables
+from attncomp.runtime.extents import Call, Extent, extent_tables
 from attncomp.runtime.tables import BlockParts, block_state, with_all_heads
 
 CPU = torch.device("cpu")
@@ -49,6 +50,15 @@ PATTERNS = {
         "s": "one row",
         "rare": "rare",
     },
+    # One side of each is in order by itself, rising or falling.
+    "where(t[b, q] == k // 4)": {"t": "sorted"},
+    "where(t[b, q] != k // 9 + h)": {"t": "shuffled"},
+    "where(t[b, q] + k // 7 != 4)": {"t": "shuffled"},
+    "where(t[b, q] + t[b, 3] >= k // 8 - 1)": {"t": "shuffled"},
+    "where(8 * t[b, k] + n // 10 >= q - q // 3)": {"t": "shuffled"},
+    "where(2 * s[k] - t[b, q] != 1 - (-q) // 3)": {"t": "sorted", "s": "one row"},
+    "where(q // 8 != k // 8 and k // 3 != 7 and rare[b, k])": {"rare": "rare"},
+    "where(rare[b, k] or rare[b, q] or q // 8 == k // 8)": {"rare": "rare"},
 }
 
 
@@ -113,7 +123,9 @@ def test_tables_are_tight(pattern: str, size: tuple[int, int], generator: torch.
     extent = extent_of(pattern)
     pairs = pairs_within(extent, pattern, call)
     exact = sum(map(len, extent)) == 1
-    for table, reached in zip(extent_tables(extent, call), (pairs, pairs.mT), strict=True):
+    for table, reached in zip(
+        extent_tables(Extent.of(extent), call), (pairs, pairs.mT), strict=True
+    ):
         assert table.dtype == torch.int32 and 4 % table.shape[1] == 0
         lower, upper = table.long().expand(2, -1, -1, -1).unbind(2)
         solid = upper >= 0
@@ -126,6 +138,35 @@ def test_tables_are_tight(pattern: str, size: tuple[int, int], generator: torch.
         assert (lower <= first)[some].all() and (upper >= last)[some].all()
         full = filled & (lower == first) & (upper == last) | (lower >= upper)
         assert full[solid].all()
+
+
+@pytest.mark.parametrize("pattern", ["documents & causal", "lifetime"])
+def test_an_empty_batch(pattern: str) -> None:
+    q, k, v = torch.randn(3, 0, 8, 5, 16)
+    given = {"documents": torch.zeros(0, 5).int(), "evict": torch.zeros(0, 4, 5).int()}
+    attend = attncomp.compile(pattern)
+    out = attend(q, k, v, **{name: given[name] for name in attend.tensors})
+    assert out.shape == (0, 8, 5, 16)
+
+
+@pytest.mark.parametrize("n_keys", [1, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize(
+    "pattern", ["where(t[q] >= u[k])", "where(t[q] != u[k])", "where(t[q] == u[k])"]
+)
+def test_rows_of_many_blocks(pattern: str, n_keys: int, generator: torch.Generator) -> None:
+    """Running maxima are made of blocks of 1,024; most rows reach beyond their own."""
+    t, u = torch.randint(-99, 99, (2, n_keys), generator=generator, dtype=torch.int32)
+    u = u.clamp(max=t.sort().values[n_keys // 2])
+    call = Call(1, 1, 1, n_keys, n_keys, CPU, {"t": t, "u": u})
+    extent = extent_of(pattern)
+    pairs = pairs_within(extent, pattern, call)
+    for table, reached in zip(
+        extent_tables(Extent.of(extent), call), (pairs, pairs.mT), strict=True
+    ):
+        lower, upper = table.long().unbind(2)
+        first, last, filled = ends_of(reached, 1)
+        assert torch.equal(lower, first) and torch.equal(torch.maximum(upper, ~upper), last)
+        assert torch.equal(upper >= 0, filled)
 
 
 @pytest.mark.parametrize("tile", [(8, 4), (16, 8)], ids=str)

@@ -90,6 +90,12 @@ def test_opcheck_of_walks(generator: torch.Generator) -> None:
     torch.library.opcheck(OPS.attend_backward.default, arguments)
 
 
+def test_opcheck_of_lists_of_words(generator: torch.Generator) -> None:
+    table = torch.randint(0, 2, (2, 3, 101, 101), generator=generator, dtype=torch.int32)
+    lower, upper = torch.randint(0, 101, (2, 101), generator=generator).int()
+    torch.library.opcheck(OPS.list_words.default, (table, lower, upper))
+
+
 def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> None:
     torch._dynamo.reset()
     counters.clear()
@@ -110,6 +116,28 @@ def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> 
             *(torch.autograd.grad(out.square().sum(), (q, k, v)) for out in results), strict=True
         ):
             assert_close(actual, expected, name="gradient", atol=1e-12)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["where(ids[b, q] <= ids[b, k])", "where(q // 8 != k // 8 and ids[b, q] == ids[b, k] - 1)"],
+)
+def test_extents_are_compiled_once_for_all_lengths(source: str, generator: torch.Generator) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    pattern = attncomp.compile(source)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
+        return pattern(q, k, v, ids=ids)
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager", dynamic=True)
+    for n in (70, 131, 1200):
+        q, k, v, _ = leaves(generator, n, n)
+        ids = torch.randint(0, n // 9, (1, n), generator=generator)
+        results = [call(q, k, v, ids) for call in (compiled, attend)]
+        assert_close(*results, name="out", atol=1e-12)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
