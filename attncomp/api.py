@@ -25,26 +25,18 @@ from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
 from attncomp.pictures.request import pictured, pictured_groups
 from attncomp.runtime import head_groups
-from attncomp.runtime.checks import (
-    check_options,
-    check_query_key_value,
-    check_tensors,
-    checked_length,
-    checked_scale,
-)
+from attncomp.runtime.calls import Checked, Checks
+from attncomp.runtime.checks import check_options, checked_length
 from attncomp.runtime.dense import dense_attention
 from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import (
-    Sizes,
-    autocast,
-    checked_inputs,
     integer_names,
     learned_text,
     mask_inputs,
     mask_sizes,
     shape_text,
 )
-from attncomp.runtime.program import backend_for, local_problem, problem_from, usual_problem
+from attncomp.runtime.program import local_problem, problem_from, usual_problem
 from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
@@ -125,10 +117,13 @@ class CompiledPattern:
         self._entries = tensor_entries(self._all_heads)
         modifiers = modifiers_by_group(expr)
         self._learned = tuple(dict.fromkeys(u for part in modifiers for u in part.learned))
-        self._has_scale = any(part.scale is not None for part in modifiers)
+        has_scale = any(part.scale is not None for part in modifiers)
         self._gating = tensor_names(self._all_heads)
         self._ranked = tuple(name for name in self._gating if name not in self._entries)
         self._needed = (*self._gating, *(name for name, _ in self._learned))
+        self._checks = Checks(
+            self._text, backend, self._needed, self._entries, self._learned, has_scale
+        )
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
         plan = lower(of_every_head(expr), usual_problem("torch", on_gpu=False))
         self._whole = Whole.of(plan.scores, BlockParts.of(plan), modifiers[0])
@@ -204,21 +199,11 @@ class CompiledPattern:
         """
         if scores is not None:
             tensors["scores"] = scores
-        check_tensors(q, k, v, self._text)
-        q, k, v = autocast(q, k, v)
-        backend = backend_for(self._backend, q.device.type, q.dtype)
-        check_query_key_value(q, k, v, backend, self._text)
-        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2], q.shape[2])
-        tensors = checked_inputs(
-            tensors, self._needed, self._entries, sizes, self._text, q, self._learned
-        )
-        factor = checked_scale(scale, q.shape[3], self._text, own=self._has_scale)
-        out, lse = self._attend((q, k, v, tensors), factor, backend)
+        out, lse = self._attend(self._checks(q, k, v, tensors, scale))
         return (out, lse) if return_lse else out
 
-    def _attend(
-        self, inputs: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]], scale: float, backend: str
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, call: Checked) -> tuple[Tensor, Tensor]:
+        inputs, scale, backend, known, _ = call
         device, heads = inputs[0].device, inputs[0].shape[1]
         if backend == "reference":
             out, lse = dense_attention(self._bound(heads), *inputs, self._entries, scale)
@@ -229,9 +214,11 @@ class CompiledPattern:
             if not torch.compiler.is_compiling():
                 self._recent, self._recent_pieces = (backend, device), cut
         else:
-            out, lse, problem = self._whole.attention(*inputs, scale, self._text, backend)
+            out, lse, problem = self._whole.attention(*inputs, scale, self._text, backend, known)
             if not torch.compiler.is_compiling():
                 self._recent = problem, device
+                if known is None:
+                    self._checks.remember(call, problem)
         return out, lse
 
     def _bound(self, n_heads: int) -> Expr:

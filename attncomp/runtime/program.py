@@ -25,6 +25,7 @@ from attncomp.errors import BackendError
 from attncomp.ir.schedule import BackendName, DtypeName, Problem
 from attncomp.runtime.cache import cache_key, default_cache
 from attncomp.runtime.loader import load_generated
+from attncomp.runtime.quick_launch import with_quick_launches
 from attncomp.runtime.strides import Kernels, composed
 
 _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
@@ -58,7 +59,8 @@ def program(pattern: str, problem: str, device: torch.device) -> Program:
 def _kernels(plan: KernelPlan) -> Kernels:
     """The functions of the module of a plan without strided parts."""
     key = cache_key(plan_text(plan), plan.problem.target)
-    return Kernels.of(load_generated(default_cache(), key, lambda: render(plan)))
+    module = load_generated(default_cache(), key, lambda: render(plan))
+    return Kernels.of(with_quick_launches(module))
 
 
 @functools.cache

@@ -45,16 +45,19 @@ class Whole(NamedTuple):
         scale: float,
         pattern: str,
         backend: str,
+        problem: str | None = None,
     ) -> tuple[Tensor, Tensor, str]:
         """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs, and the problem.
 
-        scale is that of a pattern without one of its own.
+        scale is that of a pattern without one of its own. problem: the call's, where it is known.
         """
         used = [tensors[name] for name in self.scores]
-        state = block_state(self.blocks, Call.of(q, k, tensors))
-        state += modifier_state(self.modified, tensors, q)
+        state = block_state(self.blocks, Call.of(q, k, tensors)) if any(self.blocks) else []
+        if self.modified:
+            state += modifier_state(self.modified, tensors, q)
         learned = [tensors[name] for name in self.learned]
-        problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))
+        if problem is None:
+            problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))
         factor = scale if self.scale is None else self.scale
         out, lse = autograd.attention(q, k, v, used, learned, state, factor, pattern, problem)
         return out, lse, problem
