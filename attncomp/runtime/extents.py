@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from attncomp.ir.affine import Affine, Entry, IndexName, constant, index
+from attncomp.ir.affine import Affine, Entry, Index, IndexName, constant, index
 from attncomp.ir.ops import Condition, Requirement
 from attncomp.runtime.values import value_of
 
@@ -68,13 +68,29 @@ def extent_tables(extent: Condition, call: Call) -> list[Tensor]:
     latter the bitwise complement, a negative number, where it is not solid. B' is 1 or B, H'
     divides Hk.
     """
-    tables = []
+    if not torch.compiler.is_compiling() and call.n_queries == call.n_keys and _is_mutual(extent):
+        return [_table(extent, "k", "q", call)] * 2
     sides: tuple[tuple[Literal["q", "k"], Literal["q", "k"]], ...] = (("k", "q"), ("q", "k"))
-    for sought, given in sides:
-        found = _joined([_met(parts, sought, given, call) for parts in extent])
-        lower, upper, solid = _of_kv_heads(found, call)
-        tables.append(torch.stack([lower, torch.where(solid, upper, ~upper)], 2))
-    return tables
+    return [_table(extent, sought, given, call) for sought, given in sides]
+
+
+def _table(
+    extent: Condition, sought: Literal["q", "k"], given: Literal["q", "k"], call: Call
+) -> Tensor:
+    found = _joined([_met(parts, sought, given, call) for parts in extent])
+    lower, upper, solid = _of_kv_heads(found, call)
+    return torch.stack([lower, torch.where(solid, upper, ~upper)], 2)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_mutual(extent: Condition) -> bool:
+    """Whether a query reaches a key exactly if the query in the key's place reaches that one's."""
+    return all(
+        part.test.relation == "=="
+        and part.test.value.replace({"q": "k", "k": "q"}) in (part.test.value, -part.test.value)
+        for parts in extent
+        for part in parts
+    )
 
 
 def _met(
@@ -147,19 +163,38 @@ def _ranked(
 
     Of a test `>= 0` both are where those begin that meet it.
     """
-    value, equality = part.test.value, part.test.relation == "=="
-    if not part.holds and not equality:
-        value = -value - constant(1)
-    ranked = value.part({sought})
-    sides = (ranked, sought), (ranked - value, given)
-    narrow = max(side.reach for side, _ in sides) <= torch.iinfo(torch.int32).max
-    ranks, wanted = (_evaluated(*side, call, narrow=narrow) for side in sides)
-    rows = torch.broadcast_shapes(ranks.shape[:2], wanted.shape[:2])
+    compiling = torch.compiler.is_compiling()  # which cannot look into the cache
+    ranked, wanted_value, narrow = (_sides if compiling else _known_sides)(part, sought)
+    equality = part.test.relation == "=="
+    ranks = _evaluated(ranked, sought, call, narrow=narrow)
+    wanted = _evaluated(wanted_value, given, call, narrow=narrow)
+    batch, heads = (
+        one if other == 1 else other
+        for one, other in zip(ranks.shape[:2], wanted.shape[:2], strict=True)
+    )
     ranks, places = ranks.sort(dim=-1, stable=True)
-    ranks, places, wanted = (t.expand(*rows, -1).contiguous() for t in (ranks, places, wanted))
+    ranks, places, wanted = (
+        t.expand(batch, heads, -1).contiguous() for t in (ranks, places, wanted)
+    )
     begin = torch.searchsorted(ranks, wanted, out_int32=True)
     end = torch.searchsorted(ranks, wanted, out_int32=True, right=True) if equality else begin
     return places.int(), begin, end
+
+
+def _sides(part: Requirement, sought: Literal["q", "k"]) -> tuple[Affine, Affine, bool]:
+    """What sought positions are ranked by, what given ones ask for, and if both fit 32 bits."""
+    value = part.test.value
+    if part.test.relation == "==":  # of either sign, of which entries themselves have +
+        if any(factor < 0 for _, factor in value.part({sought}).terms[:1]):
+            value = -value
+    elif not part.holds:
+        value = -value - constant(1)
+    ranked = value.part({sought})
+    wanted = ranked - value
+    return ranked, wanted, max(ranked.reach, wanted.reach) <= torch.iinfo(torch.int32).max
+
+
+_known_sides = functools.lru_cache(maxsize=1024)(_sides)
 
 
 def _at(tensor: Tensor, index: Tensor) -> Tensor:
@@ -178,6 +213,10 @@ def _evaluated(value: Affine, side: Literal["q", "k"], call: Call, *, narrow: bo
 
     int32 if narrow, else int64.
     """
+    if not torch.compiler.is_compiling():
+        rows = _rows_given(value, side, call)
+        if rows is not None:
+            return rows.int() if narrow else rows.long()
     indices: dict[IndexName, Tensor] = {
         side: call.position(side),
         "h": torch.arange(_rows(value, "h", call.heads, call), device=call.device)[:, None],
@@ -187,6 +226,44 @@ def _evaluated(value: Affine, side: Literal["q", "k"], call: Call, *, narrow: bo
     found = value_of(value, indices, lambda entry: _entry(entry, indices, call.tensors))
     shape = torch.broadcast_shapes(found.shape, (1, 1, indices[side].shape[0]))
     return (found.int() if narrow else found).expand(shape)
+
+
+def _rows_given(value: Affine, side: Literal["q", "k"], call: Call) -> Tensor | None:
+    """The positions of a side, or a tensor's entries for them, [B', H', N]; None for all else.
+
+    What conditions ask for mostly, and what takes no operator to work out.
+    """
+    simple = _simple(value)
+    if simple is None:
+        return None
+    name, subscripts = simple
+    if name is None:
+        return call.position(side)[None, None] if subscripts == (side,) else None
+    tensor = call.tensors[name]
+    first = 0 if side == "k" else call.n_keys - call.n_queries
+    if subscripts not in ((side,), ("b", side)) or tensor.shape[-1] != call.n_keys or first < 0:
+        return None
+    rows = tensor if first == 0 else tensor[..., first:]
+    return rows[None, None] if tensor.ndim == 1 else rows[:, None]
+
+
+@functools.lru_cache(maxsize=1024)
+def _simple(value: Affine) -> tuple[str | None, tuple[IndexName, ...]] | None:
+    """The tensor and the subscripts of an expression that is one entry, None and the index of one.
+
+    None for any other expression.
+    """
+    if value.constant or len(value.terms) != 1 or value.terms[0][1] != 1:
+        return None
+    match value.terms[0][0]:
+        case Index(name):
+            return None, (name,)
+        case Entry(tensor, indices, None):
+            names = [name for position in indices for name in position.indices]
+            exact = tuple(map(index, names)) == indices
+            return (tensor, tuple(names)) if exact else None
+        case _:
+            return None
 
 
 def _rows(value: Affine, name: IndexName, total: int, call: Call) -> int:
