@@ -1,0 +1,115 @@
+"""How much shared memory a tile takes, and tiles cut until that is what their target has.
+
+Bounds, in bytes a block, as compilations for every target show (`tests/runtime/test_shared.py`
+samples them): with rows R of a tile (queries, times packed heads where they share it), K keys,
+padded head dims D and Dv, elements of e bytes, s pipeline stages and P tensors that each pair reads
+an entry of,
+
+    forward         e (R D + s K (D + Dv))              + (s - 1) P 4 R K
+    backward_query  e (R + s K) (D + Dv)                + (s - 1) P 12 R K
+    key-major       e ((K + s R) (D + Dv) + R max(D, Dv)) + (s - 1) P 12 R K
+
+on NVIDIA, where operands of a product stay in shared memory, and 2 KiB for rows of indices. On AMD
+operands pass through it one after the other: twice the largest one and s - 1 stages of what is
+streamed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from attncomp.errors import BackendError
+from attncomp.ir.schedule import PARTS, Part, Problem, Schedule, Tile
+
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability" (shared memory that
+# a block can opt in to), and AMD's CDNA instruction set guides (local data share).
+SHARED_KIB: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "sm_80": 163,
+        "sm_86": 99,
+        "sm_89": 99,
+        "sm_90": 227,
+        "sm_100": 227,
+        "sm_120": 99,
+        "gfx90a": 64,
+        "gfx942": 64,
+        "gfx950": 160,
+    }
+)
+MIN_SIDE: Final = 16  # of a tile: the smallest side of a matrix product on tensor cores
+_INDEX_ROWS: Final = 2048
+_BYTES: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+def shared_limit(target: str) -> int | None:
+    """Bytes that a block may take on a target; None for one without such memory, a CPU.
+
+    An NVIDIA target that is not listed has those of the listed one below it, an AMD one the least.
+    """
+    if target in SHARED_KIB:
+        return SHARED_KIB[target] * 1024
+    if cuda := re.fullmatch(r"sm_(\d+)[a-z]?", target):
+        below = [name for name in SHARED_KIB if name[:3] == "sm_" and int(name[3:]) <= int(cuda[1])]
+        return SHARED_KIB[below[-1] if below else "sm_86"] * 1024
+    return SHARED_KIB["gfx942"] * 1024 if target.startswith("gfx") else None
+
+
+def shared_bytes(
+    part: Part, tile: Tile, packed_heads: int, problem: Problem, pair_tables: int = 0
+) -> int:
+    """The bound that this module states, in bytes."""
+    size = _BYTES[problem.dtype]
+    head, value = (1 << (d - 1).bit_length() for d in (problem.head_dim, problem.value_dim))
+    both, stages = head + value, tile.stages
+    keys, rows = tile.keys, tile.queries
+    if part in ("forward", "backward_query"):
+        rows *= packed_heads
+    pairs = (stages - 1) * pair_tables * rows * keys * (4 if part == "forward" else 12)
+    query_major = part in ("forward", "backward_query")
+    if problem.target.startswith("gfx"):
+        streamed = (keys if query_major else rows) * both
+        return size * (2 * max(rows, keys) * max(head, value) + (stages - 1) * streamed) + pairs
+    match part:
+        case "forward":
+            elements = rows * head + stages * keys * both
+        case "backward_query":
+            elements = (rows + stages * keys) * both
+        case _:
+            elements = (keys + stages * rows) * both + rows * max(head, value)
+    return size * elements + pairs + _INDEX_ROWS
+
+
+def fits(part: Part, schedule: Schedule, problem: Problem, pair_tables: int = 0) -> bool:
+    """Whether a part's tile takes no more than its target has."""
+    limit = shared_limit(problem.target) if problem.backend == "triton" else None
+    taken = shared_bytes(part, schedule.tile(part), schedule.packed_heads, problem, pair_tables)
+    return limit is None or taken <= limit
+
+
+def fitted(schedule: Schedule, problem: Problem, pair_tables: int = 0) -> Schedule:
+    """The schedule with tiles that fit: fewer stages first, then less that is streamed, then rows.
+
+    Raises BackendError where the smallest tile does not fit either.
+    """
+    for part in PARTS:
+        while not fits(part, schedule, problem, pair_tables):
+            schedule = schedule.with_tile(part, _smaller(part, schedule.tile(part), problem))
+    return schedule
+
+
+def _smaller(part: Part, tile: Tile, problem: Problem) -> Tile:
+    if tile.stages > 1:
+        return replace(tile, stages=tile.stages - 1)
+    streamed, kept = ("keys", "queries") if part[-5:] in ("rward", "query") else ("queries", "keys")
+    for side in (streamed, kept):
+        size: int = getattr(tile, side)
+        if size > MIN_SIDE:
+            return replace(tile, **{side: size // 2})
+    raise BackendError(
+        f"target {problem.target!r}: no tile of {part} for {problem.dtype} and head dims "
+        f"{problem.head_dim} and {problem.value_dim} fits the shared memory of a block"
+    )
