@@ -5,13 +5,19 @@ samples them): with rows R of a tile (queries, times packed heads where they sha
 padded head dims D and Dv, elements of e bytes, s pipeline stages and P tensors that each pair reads
 an entry of,
 
-    forward         e (R D + s K (D + Dv))              + (s - 1) P 4 R K
-    backward_query  e (R + s K) (D + Dv)                + (s - 1) P 12 R K
-    key-major       e ((K + s R) (D + Dv) + R max(D, Dv)) + (s - 1) P 12 R K
+    forward         e (R D + s K (D + Dv))                    + (s - 1) P 4 R K
+    backward_query  e (R (D + Dv) + s K (D + Dv)) + [Y - e K Dv]    + (s - 1) P 12 R K
+    key-major       e (K (D + Dv) + s R (D + Dv)) + max(C, 2 e R K) + (s - 1) P 12 R K
 
-on NVIDIA, where operands of a product stay in shared memory, and 2 KiB for rows of indices. On AMD
-operands pass through it one after the other: twice the largest one and s - 1 stages of what is
-streamed.
+on NVIDIA, where operands of a product stay in shared memory, and 2 KiB for rows of indices; on
+sm_90 and sm_100, whose products are of whole warp groups, 4 R K for changes of layout as well. Y is
+ds, e R K, that takes the place of the values; without stages (s = 1) with room to change its layout
+(R K), or in 32 bits with the keys transposed (e K D), which tensor cores take in one order alone;
+[] is at least 0. C is a transposed copy, e R max(D, Dv), in 32 bits of both, e R (D + Dv); where
+head dims are narrow, weights and ds are larger.
+
+On AMD operands pass through one after the other: with A the largest, max(2 A, A + 2 e R K), and
+s - 1 stages of what is streamed.
 """
 
 from __future__ import annotations
@@ -64,23 +70,29 @@ def shared_bytes(
     """The bound that this module states, in bytes."""
     size = _BYTES[problem.dtype]
     head, value = (1 << (d - 1).bit_length() for d in (problem.head_dim, problem.value_dim))
-    both, stages = head + value, tile.stages
-    keys, rows = tile.keys, tile.queries
-    if part in ("forward", "backward_query"):
-        rows *= packed_heads
-    pairs = (stages - 1) * pair_tables * rows * keys * (4 if part == "forward" else 12)
     query_major = part in ("forward", "backward_query")
+    rows = tile.queries * (packed_heads if query_major else 1)
+    resident, streamed = (rows, tile.keys) if query_major else (tile.keys, rows)
+    scores = size * rows * tile.keys
+    tables = (tile.stages - 1) * pair_tables * rows * tile.keys * (4 if part == "forward" else 12)
     if problem.target.startswith("gfx"):
-        streamed = (keys if query_major else rows) * both
-        return size * (2 * max(rows, keys) * max(head, value) + (stages - 1) * streamed) + pairs
+        operand = size * max(rows, tile.keys) * max(head, value)
+        stages = (tile.stages - 1) * size * streamed * (head + value)
+        return max(2 * operand, operand + 2 * scores) + stages + tables
+    stages = tile.stages * size * streamed * (head + value)
+    wide = size > 2
     match part:
         case "forward":
-            elements = rows * head + stages * keys * both
+            own = size * rows * head
         case "backward_query":
-            elements = (rows + stages * keys) * both
+            layouts = size * tile.keys * head if wide else rows * tile.keys
+            grown = scores + (layouts if tile.stages == 1 else 0) - size * tile.keys * value
+            own = size * resident * (head + value) + max(0, grown)
         case _:
-            elements = (keys + stages * rows) * both + rows * max(head, value)
-    return size * elements + pairs + _INDEX_ROWS
+            copied = size * rows * (head + value if wide else max(head, value))
+            own = size * resident * (head + value) + max(copied, 2 * scores)
+    converted = 4 * rows * tile.keys if re.match(r"sm_(9|10|11)\d", problem.target) else 0
+    return own + stages + tables + converted + _INDEX_ROWS
 
 
 def fits(part: Part, schedule: Schedule, problem: Problem, pair_tables: int = 0) -> bool:

@@ -74,9 +74,9 @@ def test_the_mode_sees_copies_and_questions() -> None:
     with NoWaiting():
         with pytest.raises(AssertionError, match="copies"):
             torch.ones(3).to("meta")
-        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        with pytest.raises(RuntimeError, match="meta"):
             bool((x > 0).any())
-        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        with pytest.raises(RuntimeError, match="meta"):
             x.nonzero()
 
 
