@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
-from attncomp.runtime.directly import runs_directly
+from attncomp.runtime.directly import runs_directly, wants_gradients
 from attncomp.runtime.program import device_plan, program
 
 P = ParamSpec("P")
@@ -71,7 +71,7 @@ def attention(
         if scores:
             state = _select([score.detach() for score in scores], q.shape[2], pattern, problem)
         options = scale, pattern, problem
-        if torch.is_grad_enabled() and any([t.requires_grad for t in (q, k, v, *given)]):
+        if wants_gradients(q, k, v, *given):
             result: tuple[Tensor, Tensor] = _Attend.apply(
                 None, len(given), options, q, k, v, *given, *state, *tensors
             )
@@ -317,7 +317,7 @@ def _attend_autograd(
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
     tensors = (q, k, v, *scores)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if wants_gradients(*tensors):
         result: tuple[Tensor, Tensor] = _Attend.apply(
             keyset, len(scores), options, *tensors, *state
         )

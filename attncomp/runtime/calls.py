@@ -12,8 +12,13 @@ from torch import Tensor
 from attncomp import knobs
 from attncomp.ir.affine import Entry
 from attncomp.ir.modifiers import Learned
-from attncomp.runtime.checks import check_query_key_value, check_tensors, checked_scale
-from attncomp.runtime.directly import PLAIN
+from attncomp.runtime.checks import (
+    check_query_key_value,
+    check_tensors,
+    check_tunable,
+    checked_scale,
+)
+from attncomp.runtime.directly import PLAIN, wants_gradients
 from attncomp.runtime.inputs import Sizes, autocast, checked_inputs
 from attncomp.runtime.program import backend_for
 
@@ -44,7 +49,7 @@ class Checks:
 
     text, backend: the pattern's, the latter None for the device's own. needed: names of the tensors
     beside q, k and v; entries: what tests read of each; learned: those of modifiers; own_scale:
-    whether the pattern has a scale.
+    whether the pattern has a scale. tuned: whether schedules differ with and without gradients.
     """
 
     text: str
@@ -53,6 +58,7 @@ class Checks:
     entries: Mapping[str, Sequence[Entry]]
     learned: tuple[Learned, ...]
     own_scale: bool
+    tuned: bool = False
     _known: dict[tuple[object, ...], _Known] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(
@@ -69,6 +75,8 @@ class Checks:
         check_tensors(q, k, v, self.text)
         q, k, v = autocast(q, k, v)
         backend = backend_for(self.backend, q.device.type, q.dtype)
+        if self.tuned:
+            check_tunable(backend, self.text)
         check_query_key_value(q, k, v, backend, self.text)
         sizes = Sizes(q.shape[0], q.shape[1], k.shape[2], q.shape[2])
         tensors = checked_inputs(
@@ -94,6 +102,8 @@ class Checks:
             return None
         if self.backend is None:
             kind.append(knobs.BACKEND.read())
+        if self.tuned:
+            kind.append(wants_gradients(q, k, v, *tensors.values()))
         for tensor in (q, k, v):
             if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
                 return None

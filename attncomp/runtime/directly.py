@@ -26,3 +26,8 @@ def runs_directly(*tensors: Tensor) -> bool:
         return False
     # A list is faster than a generator.
     return all([type(t) in PLAIN and not (t.is_neg() or t.is_meta) for t in tensors])
+
+
+def wants_gradients(*tensors: Tensor) -> bool:
+    """Whether autograd records what is done with any of these tensors."""
+    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
