@@ -25,26 +25,18 @@ from attncomp.ir.schedule import Problem
 from attncomp.pictures.figure import figure_of, has_matplotlib, svg
 from attncomp.pictures.request import pictured, pictured_groups
 from attncomp.runtime import head_groups
-from attncomp.runtime.checks import (
-    check_options,
-    check_query_key_value,
-    check_tensors,
-    checked_length,
-    checked_scale,
-)
+from attncomp.runtime.calls import Checked, Checks
+from attncomp.runtime.checks import check_options, check_tunable, checked_length
 from attncomp.runtime.dense import dense_attention
 from attncomp.runtime.explain import explain, explain_groups
 from attncomp.runtime.inputs import (
-    Sizes,
-    autocast,
-    checked_inputs,
     integer_names,
     learned_text,
     mask_inputs,
     mask_sizes,
     shape_text,
 )
-from attncomp.runtime.program import backend_for, local_problem, problem_from, usual_problem
+from attncomp.runtime.program import local_problem, plan_of_call, usual_problem
 from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
@@ -58,6 +50,7 @@ def compile(
     *,
     library: Library | None = None,
     backend: str | None = None,
+    autotune: bool = False,
     **options: object,
 ) -> CompiledPattern:
     """The attention of a pattern, given as text (`"sparsek(k=512) | window(256)"`) or as its tree.
@@ -66,22 +59,26 @@ def compile(
     need none.
     backend: "triton", "torch", "reference" (dense, by the definition), or None: what the variable
     ATTNCOMP_BACKEND says, else Triton for tensors on a GPU and blocked torch for all others.
+    autotune: whether the first call of a problem searches for the fastest schedule near that of
+    the device table, with progress on stderr; it takes minutes on a GPU, and is kept on disk.
     Kernels are generated at the first call and kept on disk; equal texts give one object. The
     object is what torch.compile can trace: make it outside of the function to be traced.
 
     Raises PatternError, with its place, for a pattern that has no meaning, OptionError for an
     unknown option or backend, and TypeError for what is neither text nor tree.
     """
-    check_options(backend, options)
+    check_options(backend, options, autotune)
+    if autotune:
+        check_tunable(backend)
     if library is not None and not isinstance(library, Library):
         raise OptionError(
             subject="library", expected="what attncomp.load returns", found=repr(library)
         )
     if isinstance(spec, Expr):
-        return CompiledPattern(spec, backend)
+        return CompiledPattern(spec, backend, autotune=autotune)
     if not isinstance(spec, str):
         raise TypeError(f"expected the pattern as text or tree, found {type(spec).__name__}")
-    return _compile_text(spec, backend, library)
+    return _compile_text(spec, backend, library, autotune)
 
 
 def load(path: str | os.PathLike[str]) -> Library:
@@ -96,28 +93,31 @@ def load(path: str | os.PathLike[str]) -> Library:
 class Library(definitions.Library):
     """The patterns that a spec file defines: `attncomp.load("my.attn").compile("mine(w=7)")`."""
 
-    def compile(self, spec: str | Expr, *, backend: str | None = None) -> CompiledPattern:
+    def compile(
+        self, spec: str | Expr, *, backend: str | None = None, autotune: bool = False
+    ) -> CompiledPattern:
         """As `attncomp.compile(spec, library=self)`: the file's patterns, primitives and shipped
         patterns under their names."""
-        return compile(spec, library=self, backend=backend)
+        return compile(spec, library=self, backend=backend, autotune=autotune)
 
 
 @functools.lru_cache(maxsize=1024)
 def _compile_text(
-    text: str, backend: str | None, library: Library | None = None
+    text: str, backend: str | None, library: Library | None = None, autotune: bool = False
 ) -> CompiledPattern:
-    return CompiledPattern(parse(text, library=library), backend)
+    return CompiledPattern(parse(text, library=library), backend, autotune=autotune)
 
 
 class CompiledPattern:
     """Attention under one pattern: call it with q, k, v and the tensors that the pattern needs.
 
-    Two of them are equal if their canonical texts and backends are.
+    Two of them are equal if their canonical texts, backends and autotune are.
     """
 
-    def __init__(self, expr: Expr, backend: str | None = None) -> None:
+    def __init__(self, expr: Expr, backend: str | None = None, *, autotune: bool = False) -> None:
         self._expr = expr
         self._backend = backend
+        self._autotune = autotune
         self._text = to_text(expr)
         self._grouped = has_groups(expr)
         # Of the same tensors, whatever the number of heads.
@@ -125,10 +125,12 @@ class CompiledPattern:
         self._entries = tensor_entries(self._all_heads)
         modifiers = modifiers_by_group(expr)
         self._learned = tuple(dict.fromkeys(u for part in modifiers for u in part.learned))
-        self._has_scale = any(part.scale is not None for part in modifiers)
+        has_scale = any(part.scale is not None for part in modifiers)
         self._gating = tensor_names(self._all_heads)
         self._ranked = tuple(name for name in self._gating if name not in self._entries)
         self._needed = (*self._gating, *(name for name, _ in self._learned))
+        needs = (self._needed, self._entries, self._learned, has_scale)
+        self._checks = Checks(self._text, backend, *needs, autotune)
         # What cannot matter is no part of any plan: such selections' scores, such tests' tensors.
         plan = lower(of_every_head(expr), usual_problem("torch", on_gpu=False))
         self._whole = Whole.of(plan.scores, BlockParts.of(plan), modifiers[0])
@@ -204,34 +206,28 @@ class CompiledPattern:
         """
         if scores is not None:
             tensors["scores"] = scores
-        check_tensors(q, k, v, self._text)
-        q, k, v = autocast(q, k, v)
-        backend = backend_for(self._backend, q.device.type, q.dtype)
-        check_query_key_value(q, k, v, backend, self._text)
-        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2], q.shape[2])
-        tensors = checked_inputs(
-            tensors, self._needed, self._entries, sizes, self._text, q, self._learned
-        )
-        factor = checked_scale(scale, q.shape[3], self._text, own=self._has_scale)
-        out, lse = self._attend((q, k, v, tensors), factor, backend)
+        out, lse = self._attend(self._checks(q, k, v, tensors, scale))
         return (out, lse) if return_lse else out
 
-    def _attend(
-        self, inputs: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]], scale: float, backend: str
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, call: Checked) -> tuple[Tensor, Tensor]:
+        inputs, scale, backend, known, _ = call
         device, heads = inputs[0].device, inputs[0].shape[1]
         if backend == "reference":
             out, lse = dense_attention(self._bound(heads), *inputs, self._entries, scale)
         elif self._grouped:
             out, lse, cut = head_groups.attention_of_groups(
-                *inputs, self._ranked, scale, self._text, backend
+                *inputs, self._ranked, scale, self._text, backend, tuned=self._autotune
             )
             if not torch.compiler.is_compiling():
                 self._recent, self._recent_pieces = (backend, device), cut
         else:
-            out, lse, problem = self._whole.attention(*inputs, scale, self._text, backend)
+            out, lse, problem = self._whole.attention(
+                *inputs, scale, self._text, backend, known, self._autotune
+            )
             if not torch.compiler.is_compiling():
                 self._recent = problem, device
+                if known is None:
+                    self._checks.remember(call, problem)
         return out, lse
 
     def _bound(self, n_heads: int) -> Expr:
@@ -279,7 +275,7 @@ class CompiledPattern:
         for a pattern with groups of heads, which has several.
         """
         if self._recent is not None and not self._grouped:
-            return self.plan_for(problem_from(*self._recent))
+            return plan_of_call(self._expr, *self._recent)
         return self.plan_for(local_problem(self._backend))
 
     @property
@@ -384,15 +380,16 @@ class CompiledPattern:
 
     def __repr__(self) -> str:
         backend = "" if self._backend is None else f", backend={self._backend!r}"
-        return f"attncomp.compile({self._text!r}{backend})"
+        autotune = ", autotune=True" if self._autotune else ""
+        return f"attncomp.compile({self._text!r}{backend}{autotune})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CompiledPattern):
             return NotImplemented
-        return (self._text, self._backend) == (other._text, other._backend)
+        return self.__reduce__() == other.__reduce__()
 
     def __hash__(self) -> int:
-        return hash((self._text, self._backend))
+        return hash(self.__reduce__())
 
-    def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[str, str | None]]:
-        return _compile_text, (self._text, self._backend)
+    def __reduce__(self) -> tuple[Callable[..., CompiledPattern], tuple[object, ...]]:
+        return _compile_text, (self._text, self._backend, None, self._autotune)

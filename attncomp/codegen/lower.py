@@ -41,15 +41,24 @@ from attncomp.ir.walk import walk_of, without
 Conjunction: TypeAlias = tuple[Comparison, ...]
 
 
-def lower(pattern: str | Expr, problem: Problem, callback: Callback | None = None) -> KernelPlan:
+def lower(
+    pattern: str | Expr,
+    problem: Problem,
+    callback: Callback | None = None,
+    *,
+    schedule: Schedule | None = None,
+) -> KernelPlan:
     """Parse, build, run all passes and flatten: the plan of a pattern for a problem.
 
     `callback(pass, graph, seconds)` is called after each pass. A pattern that attends nothing has
-    a plan without sweeps. Raises a PatternError with its place for a pattern that has no meaning,
-    and BackendError for a target or head dim without a schedule.
+    a plan without sweeps. schedule: one to take in place of the table's. Raises a PatternError with
+    its place for a pattern that has no meaning, and BackendError for a target or head dim without a
+    schedule.
     """
     expr = parse(pattern) if isinstance(pattern, str) else pattern
-    return lower_graph(build(expr), problem, to_text(expr), modifiers_of(expr), callback)
+    return lower_graph(
+        build(expr), problem, to_text(expr), modifiers_of(expr), callback, schedule=schedule
+    )
 
 
 def lower_graph(
@@ -58,17 +67,29 @@ def lower_graph(
     pattern: str,
     modifiers: Modifiers = NO_MODIFIERS,
     callback: Callback | None = None,
+    *,
+    schedule: Schedule | None = None,
 ) -> KernelPlan:
     """The plan of a graph of gates, as `lower` has it for that of a pattern."""
     # Biases are about positions of the whole, and a sink counts once in the softmax of all parts.
-    passes = pipeline(problem, classes=not modifiers.positional and modifiers.sink is None)
-    return plan_of(run(graph, passes, callback), problem, pattern, modifiers)
+    classes = not modifiers.positional and modifiers.sink is None
+    tables = int(modifiers.bias is not None)
+    passes = pipeline(problem, classes=classes, schedule=schedule, pair_tables=tables)
+    return plan_of(run(graph, passes, callback), problem, pattern, modifiers, given=schedule)
 
 
 def plan_of(
-    graph: Graph, problem: Problem, pattern: str, modifiers: Modifiers = NO_MODIFIERS
+    graph: Graph,
+    problem: Problem,
+    pattern: str,
+    modifiers: Modifiers = NO_MODIFIERS,
+    *,
+    given: Schedule | None = None,
 ) -> KernelPlan:
-    """The plan that a scheduled graph is, for the pattern with the given canonical text."""
+    """The plan that a scheduled graph is, for the pattern with the given canonical text.
+
+    given: the schedule that strided parts take in place of the table's.
+    """
     partition = graph.op(graph.root)
     if not isinstance(partition, Partition) or partition.schedule is None:
         raise ValueError(f"expected a scheduled partition, found {type(partition).__name__}")
@@ -90,7 +111,7 @@ def plan_of(
         problem=problem,
         schedule=partition.schedule,
         strided=tuple(
-            _strided_part(graph, step, selections, partition.schedule, problem, modifiers)
+            _strided_part(graph, step, selections, partition.schedule, problem, modifiers, given)
             for step in sorted({sweep.step for sweep in sweeps if sweep.step > 1})
         ),
         modifiers=modifiers.in_kernels,
@@ -105,12 +126,13 @@ def _strided_part(
     schedule: Schedule,
     problem: Problem,
     modifiers: Modifiers,
+    given: Schedule | None,
 ) -> StridedPart:
     nodes = [n for n in graph.operands(graph.root) if cast(Sweep, graph.op(n)).step == step]
     inner = class_graph([cast(Sweep, graph.op(node)) for node in nodes], step)
     sweeps = tuple(_sweep_plan(graph, node, selections, schedule) for node in nodes)
     title = f"one class modulo {step} of {' and '.join(sweep.label for sweep in sweeps)}"
-    plan = lower_graph(inner, problem, title, modifiers)
+    plan = lower_graph(inner, problem, title, modifiers, schedule=given)
     return StridedPart(step=step, sweeps=sweeps, plan=plan)
 
 

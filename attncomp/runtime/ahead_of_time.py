@@ -25,6 +25,7 @@ from attncomp.codegen.emit import render
 from attncomp.codegen.plan import KernelPlan
 from attncomp.errors import BackendError
 from attncomp.ir.affine import Passing, Top, index
+from attncomp.ir.shared_memory import SHARED_KIB
 from attncomp.runtime.cache import private_directory
 from attncomp.runtime.extents import Call
 from attncomp.runtime.loader import load_module
@@ -41,28 +42,14 @@ class Limits:
     lanes: int  # threads of a warp or wavefront
 
 
-def _cuda(kibibytes: int) -> Limits:
-    return Limits(vendor="cuda", shared=kibibytes * 1024, registers=255, lanes=32)
-
-
-def _cdna(kibibytes: int) -> Limits:
+def _limits(target: str, kibibytes: int) -> Limits:
+    if target.startswith("sm_"):
+        return Limits(vendor="cuda", shared=kibibytes * 1024, registers=255, lanes=32)
     return Limits(vendor="hip", shared=kibibytes * 1024, registers=512, lanes=64)
 
 
-# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability" (shared memory that
-# a block can opt in to), and AMD's CDNA instruction set guides (local data share).
 LIMITS: Final[Mapping[str, Limits]] = MappingProxyType(
-    {
-        "sm_80": _cuda(163),
-        "sm_86": _cuda(99),
-        "sm_89": _cuda(99),
-        "sm_90": _cuda(227),
-        "sm_100": _cuda(227),
-        "sm_120": _cuda(99),
-        "gfx90a": _cdna(64),
-        "gfx942": _cdna(64),
-        "gfx950": _cdna(160),
-    }
+    {target: _limits(target, kibibytes) for target, kibibytes in SHARED_KIB.items()}
 )
 
 

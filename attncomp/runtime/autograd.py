@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
+from attncomp.runtime.directly import runs_directly, wants_gradients
 from attncomp.runtime.program import device_plan, program
 
 P = ParamSpec("P")
@@ -64,10 +65,20 @@ def attention(
     modifiers.
     """
     _refuse_tangents(q, k, v, *scores, *learned)
+    given = [*scores, *learned]
     state: list[Tensor] = []
+    if not torch.compiler.is_compiling() and runs_directly(q, k, v, *given, *tensors):
+        if scores:
+            state = _select([score.detach() for score in scores], q.shape[2], pattern, problem)
+        options = scale, pattern, problem
+        if wants_gradients(q, k, v, *given):
+            result: tuple[Tensor, Tensor] = _Attend.apply(
+                None, len(given), options, q, k, v, *given, *state, *tensors
+            )
+            return result
+        return _attend(q, k, v, given, [*state, *tensors], *options)
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
-    given = [*scores, *learned]
     return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
 
 
@@ -236,7 +247,7 @@ def _attend_backward(
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` with its gradients.
+    """`attend` with its gradients; without a keyset, past the dispatcher.
 
     Written out, because `torch.library.register_autograd` sends the lists of tensors through
     pytree, which takes several times as long as all the rest of a call.
@@ -245,7 +256,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        keyset: torch._C.DispatchKeySet,
+        keyset: torch._C.DispatchKeySet | None,
         n_scores: int,
         options: tuple[float, str, str],
         q: Tensor,
@@ -254,7 +265,10 @@ class _Attend(torch.autograd.Function):
         *lists: Tensor,
     ) -> tuple[Tensor, Tensor]:
         scores, state = lists[:n_scores], lists[n_scores:]
-        out, lse = _attend_below(keyset, q, k, v, scores, state, *options)
+        if keyset is None:
+            out, lse = _attend(q, k, v, scores, state, *options)
+        else:
+            out, lse = _attend_below(keyset, q, k, v, scores, state, *options)
         ctx.save_for_backward(q, k, v, out, lse, *state)
         ctx.options = options
         ctx.score_dtypes = [score.dtype for score in scores]
@@ -268,7 +282,11 @@ class _Attend(torch.autograd.Function):
         dout, dlse = grads
         if dout is None:
             dout = torch.zeros_like(out)
-        gradients = _backward_op(dout, dlse, q, k, v, out, lse, state, *ctx.options)
+        # Second derivatives, which fail, are the op's to refuse.
+        given_grads = (dout,) if dlse is None else (dout, dlse)
+        direct = not torch.is_grad_enabled() and runs_directly(q, *given_grads)
+        run = _attend_backward if direct else _backward_op
+        gradients = run(dout, dlse, q, k, v, out, lse, state, *ctx.options)
         given: list[Tensor | None] = list(gradients)
         # Hard gates give the scores no gradient.
         given[3:3] = [None] * (3 + len(ctx.score_dtypes) - len(given))
@@ -299,7 +317,7 @@ def _attend_autograd(
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
     tensors = (q, k, v, *scores)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if wants_gradients(*tensors):
         result: tuple[Tensor, Tensor] = _Attend.apply(
             keyset, len(scores), options, *tensors, *state
         )

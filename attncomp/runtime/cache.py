@@ -73,6 +73,15 @@ class SourceCache:
                 return path
             return self._store(key, _seal(key, render()))
 
+    def text(self, key: str, make: Callable[[], str]) -> str:
+        """What is kept under a key, made if it is missing or damaged, as `load_or_render` does."""
+        for _ in range(_ATTEMPTS):
+            path = self.load_or_render(key, make)
+            # Somebody may empty the cache between writing and reading.
+            with contextlib.suppress(FileNotFoundError):
+                return path.read_text(encoding="utf-8").rpartition(_CHECKSUM.decode())[0]
+        raise CacheError(f"cannot read {path}, which was written a moment ago")
+
     def _path(self, key: str) -> Path:
         return self._directory / key[:2] / f"{key}.py"
 

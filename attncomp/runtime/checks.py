@@ -249,11 +249,14 @@ def check_thresholds(
     check_real(name, tensor, pattern)
 
 
-def check_options(backend: str | None, options: Mapping[str, object]) -> None:
-    """OptionError for options of `compile` that there are not, and for such a backend."""
+def check_options(backend: str | None, options: Mapping[str, object], autotune: object) -> None:
+    """OptionError for options of `compile` that there are not, and for values they do not have."""
     if options:
-        found = _unknown(next(iter(options)), ("backend", "library"))
-        raise OptionError(subject="compile", expected="option 'backend' or 'library'", found=found)
+        found = _unknown(next(iter(options)), ("autotune", "backend", "library"))
+        expected = "option 'autotune', 'backend' or 'library'"
+        raise OptionError(subject="compile", expected=expected, found=found)
+    if not isinstance(autotune, bool):
+        raise OptionError(subject="autotune", expected="True or False", found=repr(autotune))
     if backend is not None and backend not in knobs.BACKENDS:
         *others, last = knobs.BACKENDS
         raise OptionError(
@@ -261,6 +264,13 @@ def check_options(backend: str | None, options: Mapping[str, object]) -> None:
             expected=f"{', '.join(others)} or {last}",
             found=_unknown(backend, knobs.BACKENDS),
         )
+
+
+def check_tunable(backend: str | None, pattern: str | None = None) -> None:
+    """OptionError for autotune on a backend without schedules."""
+    if backend == "reference":
+        expected = "backend triton or torch, as 'reference' has no schedules"
+        raise OptionError(subject="autotune", expected=expected, found="True", pattern=pattern)
 
 
 def _unknown(name: object, known: tuple[str, ...]) -> str:

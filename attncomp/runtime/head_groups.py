@@ -34,7 +34,7 @@ from attncomp.ir.modifiers import modifiers_of
 from attncomp.ir.oracle import tensor_entries
 from attncomp.ir.schedule import Problem
 from attncomp.runtime.inputs import all_slopes
-from attncomp.runtime.program import problem_from
+from attncomp.runtime.program import plan_of_call
 from attncomp.runtime.tables import BlockParts
 from attncomp.runtime.whole import Whole
 
@@ -154,11 +154,14 @@ def attention_of_groups(
     scale: float,
     pattern: str,
     backend: str,
+    *,
+    tuned: bool = False,
 ) -> tuple[Tensor, Tensor, tuple[tuple[Piece, str], ...]]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs, and the pieces with problems.
 
     tensors: all that the pattern needs, as kernels read them; ranked: which are scores [B, G, Nk].
-    scale is that of groups without one of their own. Raises HeadGroupError.
+    scale is that of groups without one of their own. tuned: by the fastest schedules. Raises
+    HeadGroupError.
     """
     # To torch.compile sizes may be symbols; these it has to specialise on.
     n_heads, kv_heads = operator.index(q.shape[1]), operator.index(k.shape[1])
@@ -184,7 +187,7 @@ def attention_of_groups(
             every = all_slopes(q) if name == STANDARD_SLOPES else tensors[name]
             given[name] = every[slice(*piece.heads)]
         out, lse, problem = piece.whole.attention(
-            query, key, value, given, scale, piece.pattern, backend
+            query, key, value, given, scale, piece.pattern, backend, None, tuned
         )
         results.append((out, lse))
         problems.append((piece, problem))
@@ -239,7 +242,7 @@ def members_of(expr: Expr, n_heads: int) -> list[tuple[Run, Expr]]:
 def plans_of(cut: Iterable[tuple[Piece, str]], device: torch.device) -> dict[str, KernelPlan]:
     """The plan of each piece of a call, by its slice of heads."""
     return {
-        "{}:{}".format(*piece.heads): lower(piece.pattern, problem_from(problem, device))
+        "{}:{}".format(*piece.heads): plan_of_call(piece.pattern, problem, device)
         for piece, problem in cut
     }
 

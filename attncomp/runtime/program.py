@@ -22,9 +22,11 @@ from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.errors import BackendError
-from attncomp.ir.schedule import BackendName, DtypeName, Problem
+from attncomp.frontend.ast import Expr
+from attncomp.ir.schedule import BackendName, DtypeName, Problem, schedule_from
 from attncomp.runtime.cache import cache_key, default_cache
 from attncomp.runtime.loader import load_generated
+from attncomp.runtime.quick_launch import with_quick_launches
 from attncomp.runtime.strides import Kernels, composed
 
 _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
@@ -33,6 +35,7 @@ _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
+_PROBLEM_WORDS: Final = 5  # of a problem's text, behind which a tuned schedule may stand
 
 
 class Program(NamedTuple):
@@ -58,19 +61,21 @@ def program(pattern: str, problem: str, device: torch.device) -> Program:
 def _kernels(plan: KernelPlan) -> Kernels:
     """The functions of the module of a plan without strided parts."""
     key = cache_key(plan_text(plan), plan.problem.target)
-    return Kernels.of(load_generated(default_cache(), key, lambda: render(plan)))
+    module = load_generated(default_cache(), key, lambda: render(plan))
+    return Kernels.of(with_quick_launches(module))
 
 
 @functools.cache
 def device_plan(pattern: str, problem: str, device: torch.device) -> KernelPlan:
     """The plan for a pattern and a problem text on a device."""
-    return plan_for(pattern, problem_from(problem, device))
+    return plan_of_call(pattern, problem, device)
 
 
-@functools.cache
-def plan_for(pattern: str, problem: Problem) -> KernelPlan:
-    """The plan for a pattern and a problem."""
-    return lower(pattern, problem)
+def plan_of_call(pattern: str | Expr, problem: str, device: torch.device) -> KernelPlan:
+    """As `device_plan`, of a pattern as text or tree; made anew."""
+    word = problem.split()[_PROBLEM_WORDS:]
+    schedule = schedule_from(*word) if word else None
+    return lower(pattern, problem_from(problem, device), schedule=schedule)
 
 
 def problem_text(
@@ -94,8 +99,8 @@ def problem_text(
 
 
 def problem_from(text: str, device: torch.device) -> Problem:
-    """The problem that `problem_text` describes, on a device."""
-    backend, dtype, head_dim, value_dim, unit_heads = text.split()
+    """The problem that `problem_text` describes, on a device; a schedule behind it is not read."""
+    backend, dtype, head_dim, value_dim, unit_heads = text.split()[:_PROBLEM_WORDS]
     return Problem(
         backend=cast(BackendName, backend),
         target=target_of(device),

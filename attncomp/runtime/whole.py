@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from attncomp.ir.modifiers import Modifiers
 from attncomp.runtime import autograd
+from attncomp.runtime.autotune import Sample, latest_problem, tuned_problem
+from attncomp.runtime.directly import wants_gradients
 from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
 from attncomp.runtime.program import problem_text
@@ -45,16 +48,26 @@ class Whole(NamedTuple):
         scale: float,
         pattern: str,
         backend: str,
+        problem: str | None,
+        tuned: bool,  # no defaults: torch.compile cannot guard them on what it holds constant
     ) -> tuple[Tensor, Tensor, str]:
         """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs, and the problem.
 
-        scale is that of a pattern without one of its own.
+        scale is that of a pattern without one of its own. problem: the call's, where it is known.
+        tuned: whether to search for the fastest schedule where it is not.
         """
         used = [tensors[name] for name in self.scores]
-        state = block_state(self.blocks, Call.of(q, k, tensors))
-        state += modifier_state(self.modified, tensors, q)
+        state = block_state(self.blocks, Call.of(q, k, tensors)) if any(self.blocks) else []
+        if self.modified:
+            state += modifier_state(self.modified, tensors, q)
         learned = [tensors[name] for name in self.learned]
-        problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))
         factor = scale if self.scale is None else self.scale
+        if problem is None:
+            problem = problem_text(backend, q, k, v, used, list_heads(self.blocks, tensors))
+            if tuned and torch.compiler.is_compiling():
+                problem = latest_problem(pattern, problem, str(q.device))
+            elif tuned and q.shape[0]:
+                sample = Sample(q, k, v, used, state, factor, wants_gradients(q, k, v, *used))
+                problem = tuned_problem(pattern, problem, sample)
         out, lse = autograd.attention(q, k, v, used, learned, state, factor, pattern, problem)
         return out, lse, problem

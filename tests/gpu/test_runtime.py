@@ -211,3 +211,58 @@ def test_streams(warm: tuple[tuple[Tensor, ...], Tensor]) -> None:
         torch.cuda.current_stream().synchronize()
     for x, y in zip(found, wanted, strict=True):
         assert torch.equal(x, y)
+
+
+GRAPHED = {
+    "window(32)": (),
+    PATTERN: ("scores",),
+    "documents & causal | first(4)": ("documents",),
+}
+
+
+def graph_inputs(spec: str) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """What wants gradients, q, k and v first, and the tensors that a pattern takes by name."""
+    q, k, v, scores = make_inputs(1000)
+    if "scores" in GRAPHED[spec]:
+        return (q, k, v, scores), {"scores": scores}
+    if "documents" in GRAPHED[spec]:
+        starts = torch.rand(1, 1000, device="cuda") < 0.01
+        return (q, k, v), {"documents": starts.int().cumsum(-1)}
+    return (q, k, v), {}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("spec", GRAPHED)
+def test_cuda_graphs(spec: str, backward: bool) -> None:
+    """A captured call, or a call and its gradients, serves other contents of its inputs."""
+    pattern = attncomp.compile(spec)
+    leaves, given = graph_inputs(spec)
+    dout = gradient_for(leaves)
+
+    def run() -> tuple[Tensor, ...]:
+        out = pattern(*leaves[:3], **given)
+        return (out, *torch.autograd.grad(out, leaves, dout)) if backward else (out,)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.set_grad_enabled(backward):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.set_grad_enabled(backward), torch.cuda.graph(graph):
+        captured = run()
+    for _ in range(2):
+        fresh, fresh_given = graph_inputs(spec)
+        with torch.no_grad():
+            for old, new in zip(leaves, fresh, strict=True):
+                old.copy_(new)
+            dout.normal_()
+            if "documents" in given:
+                given["documents"].copy_(fresh_given["documents"])
+        for result in captured:
+            result.detach().fill_(torch.nan)
+        graph.replay()
+        found = [result.detach().clone() for result in captured]
+        for one, other in zip(found, run(), strict=True):
+            assert torch.equal(one, other.detach())

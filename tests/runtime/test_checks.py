@@ -227,10 +227,10 @@ def test_options_of_compile() -> None:
         ({"backend": 3}, "backend: expected triton, torch or reference, found 3"),
         (
             {"backnd": "torch"},
-            "compile: expected option 'backend' or 'library', found 'backnd' "
+            "compile: expected option 'autotune', 'backend' or 'library', found 'backnd' "
             "(did you mean 'backend'?)",
         ),
-        ({"tile": 64}, "compile: expected option 'backend' or 'library', found 'tile'"),
+        ({"tile": 64}, "compile: expected option 'autotune', 'backend' or 'library', found 'tile'"),
     ]
     for options, message in cases:
         with pytest.raises(errors.OptionError) as caught:

@@ -13,7 +13,7 @@ from attncomp.ir.passes.schedule import ScheduleTiles
 from attncomp.ir.passes.share import Share
 from attncomp.ir.passes.simplify import Simplify
 from attncomp.ir.passes.stride import Stride
-from attncomp.ir.schedule import Problem
+from attncomp.ir.schedule import Problem, Schedule
 from attncomp.ir.verify import verify
 
 
@@ -30,10 +30,26 @@ Callback: TypeAlias = Callable[[Pass, Graph, float], None]
 """Called after each pass with the pass, its verified result and its seconds."""
 
 
-def pipeline(problem: Problem, *, classes: bool = True) -> tuple[Pass, ...]:
-    """All passes in order, for one problem; classes: whether sweeps may go by classes."""
+def pipeline(
+    problem: Problem,
+    *,
+    classes: bool = True,
+    schedule: Schedule | None = None,
+    pair_tables: int = 0,
+) -> tuple[Pass, ...]:
+    """All passes in order, for one problem; classes: whether sweeps may go by classes.
+
+    schedule: one to take in place of the device table's. pair_tables: as `ScheduleTiles` has it.
+    """
     strides = (Stride(),) if classes else ()
-    return (Share(), Simplify(), MakeDisjoint(), Bound(), *strides, ScheduleTiles(problem))
+    return (
+        Share(),
+        Simplify(),
+        MakeDisjoint(),
+        Bound(),
+        *strides,
+        ScheduleTiles(problem, schedule, pair_tables),
+    )
 
 
 def run(graph: Graph, passes: Iterable[Pass], callback: Callback | None = None) -> Graph:

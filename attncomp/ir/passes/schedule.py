@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
+from attncomp.ir.affine import Drawn, term
 from attncomp.ir.graph import Graph, NodeId
 from attncomp.ir.ops import Interval, Op, Partition, Sweep
-from attncomp.ir.schedule import Problem, Schedule, Tile
+from attncomp.ir.schedule import MIN_SIDE, Problem, Schedule, Tile
 from attncomp.ir.schedule_table import LONG, Shape, row_for
+from attncomp.ir.shared_memory import fitted
 from attncomp.ir.walk import walk_of
-
-MIN_QUERIES: Final = 16  # the smallest side of a matrix product on tensor cores
 
 
 @dataclass(frozen=True)
 class ScheduleTiles:
     """Sets the schedule of the Partition from the device table; sweeps stay in canonical order.
+
+    Tiles that take more shared memory than the target has are cut (`attncomp.ir.shared_memory`).
 
     Contiguous sweeps thus come first: they start without waiting for a list of keys, and their
     maxima steady the online softmax.
@@ -33,14 +35,20 @@ class ScheduleTiles:
     """
 
     problem: Problem
+    schedule: Schedule | None = None
+    """One to take in place of the table's."""
+    pair_tables: int = 0
+    """Tensors that modifiers read an entry of for each pair."""
     name: ClassVar[str] = "schedule"
 
     def __call__(self, graph: Graph) -> Graph:
         sweeps = [op for op in map(graph.op, graph.operands(graph.root)) if isinstance(op, Sweep)]
         walks = [found[0] for found in map(walk_of, sweeps) if found is not None]
-        schedule = schedule_of(self.problem, sweeps)
+        schedule = self.schedule or schedule_of(self.problem, sweeps)
         for size in {walk.size for walk in walks}:
             schedule = _within_blocks(schedule, size)
+        tables = max(map(_pair_tables, sweeps), default=0)
+        schedule = fitted(schedule, self.problem, self.pair_tables + tables)
 
         def rule(new: Graph, op: Op, operands: tuple[NodeId, ...]) -> NodeId:
             if isinstance(op, Partition):
@@ -50,14 +58,22 @@ class ScheduleTiles:
         return graph.rewrite(rule)
 
 
+def _pair_tables(sweep: Sweep) -> int:
+    """How many entries the condition of a sweep reads for each pair."""
+    parts = [part for group in sweep.condition for part in group]
+    entries = dict.fromkeys(entry for part in parts for entry in part.test.value.entries)
+    pairs = [entry for entry in entries if {"q", "k"} <= term(entry).indices]
+    return sum(e.table.count if isinstance(e.table, Drawn) else 1 for e in pairs)
+
+
 def _within_blocks(schedule: Schedule, size: int) -> Schedule:
     """The schedule with tiles that fit into blocks of `size` positions, as long as these are wide.
 
     A tile that reaches into several blocks visits the keys of each of them with masks.
     """
     fitting = size & -size
-    if fitting < MIN_QUERIES:
-        fitting = max(MIN_QUERIES, 1 << (max(1, size // 4).bit_length() - 1))
+    if fitting < MIN_SIDE:
+        fitting = max(MIN_SIDE, 1 << (max(1, size // 4).bit_length() - 1))
 
     def cut(tile: Tile) -> Tile:
         return replace(tile, queries=min(tile.queries, fitting), keys=min(tile.keys, fitting))
@@ -97,7 +113,7 @@ def schedule_of(problem: Problem, sweeps: Sequence[Sweep] = ()) -> Schedule:
     on_torch = problem.backend == "torch"
     packed = problem.unit_heads & -problem.unit_heads
     # Torch tiles hold all heads of a unit at any length; elsewhere heads and positions share rows.
-    limit = packed if on_torch else max(1, row.forward.rows // MIN_QUERIES)
+    limit = packed if on_torch else max(1, row.forward.rows // MIN_SIDE)
     packed = min(packed, limit)
 
     forward, query = row.forward, row.backward_query
@@ -106,7 +122,7 @@ def schedule_of(problem: Problem, sweeps: Sequence[Sweep] = ()) -> Schedule:
     elif any(sweep.gathered for sweep in sweeps):
         query = row.gathered_query or query
 
-    def tile(shape: Shape, packed: int = 1, least: int = MIN_QUERIES) -> Tile:
+    def tile(shape: Shape, packed: int = 1, least: int = MIN_SIDE) -> Tile:
         return Tile(
             queries=shape.rows if on_torch else max(least, shape.rows // packed),
             keys=shape.keys,

@@ -1,0 +1,115 @@
+"""From the arguments of a call to checked ones; what a kind of call has shown is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attncomp import knobs
+from attncomp.ir.affine import Entry
+from attncomp.ir.modifiers import Learned
+from attncomp.runtime.checks import (
+    check_query_key_value,
+    check_tensors,
+    check_tunable,
+    checked_scale,
+)
+from attncomp.runtime.directly import PLAIN, wants_gradients
+from attncomp.runtime.inputs import Sizes, autocast, checked_inputs
+from attncomp.runtime.program import backend_for
+
+_REMEMBERED: Final = 1024  # kinds of calls; a new length makes a new kind
+
+
+class Checked(NamedTuple):
+    """What a call runs with; problem is None where `problem_text` has to tell it."""
+
+    inputs: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]
+    scale: float
+    backend: str
+    problem: str | None
+    kind: tuple[object, ...] | None
+
+
+class _Known(NamedTuple):
+    """What all calls of a kind share."""
+
+    scale: float
+    backend: str
+    problem: str
+
+
+@dataclass(eq=False)
+class Checks:
+    """The checks of a pattern's calls.
+
+    text, backend: the pattern's, the latter None for the device's own. needed: names of the tensors
+    beside q, k and v; entries: what tests read of each; learned: those of modifiers; own_scale:
+    whether the pattern has a scale. tuned: whether schedules differ with and without gradients.
+    """
+
+    text: str
+    backend: str | None
+    needed: tuple[str, ...]
+    entries: Mapping[str, Sequence[Entry]]
+    learned: tuple[Learned, ...]
+    own_scale: bool
+    tuned: bool = False
+    _known: dict[tuple[object, ...], _Known] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor], scale: float | None
+    ) -> Checked:
+        """The checked call; raises the CallError of the first thing that is wrong."""
+        kind = None
+        if not torch.compiler.is_compiling() and type(q) in PLAIN and not self.entries:
+            q, k, v = autocast(q, k, v)
+            kind = self._kind(q, k, v, tensors, scale)
+            known = None if kind is None else self._known.get(kind)
+            if known is not None:
+                return Checked((q, k, v, tensors), *known, kind)
+        check_tensors(q, k, v, self.text)
+        q, k, v = autocast(q, k, v)
+        backend = backend_for(self.backend, q.device.type, q.dtype)
+        if self.tuned:
+            check_tunable(backend, self.text)
+        check_query_key_value(q, k, v, backend, self.text)
+        sizes = Sizes(q.shape[0], q.shape[1], k.shape[2], q.shape[2])
+        tensors = checked_inputs(
+            tensors, self.needed, self.entries, sizes, self.text, q, self.learned
+        )
+        factor = checked_scale(scale, q.shape[3], self.text, own=self.own_scale)
+        return Checked((q, k, v, tensors), factor, backend, None, kind)
+
+    def remember(self, call: Checked, problem: str) -> None:
+        """Take calls like this one, which are checked, for checked."""
+        if call.kind is None:
+            return
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[call.kind] = _Known(call.scale, call.backend, problem)
+
+    def _kind(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor], scale: float | None
+    ) -> tuple[object, ...] | None:
+        """All that checks look at, for plain strided tensors; None for others."""
+        kind: list[object] = [scale]
+        if scale is not None and type(scale) is not float:
+            return None
+        if self.backend is None:
+            kind.append(knobs.BACKEND.read())
+        if self.tuned:
+            kind.append(wants_gradients(q, k, v, *tensors.values()))
+        for tensor in (q, k, v):
+            if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
+                return None
+            kind += tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+        for name, tensor in tensors.items():
+            if type(tensor) not in PLAIN:
+                return None
+            kind += name, tensor.dtype, tensor.device, tensor.shape, tensor.layout
+        return tuple(kind)

@@ -1,0 +1,33 @@
+"""Whether a call may pass by torch's dispatcher, which takes longer than all the rest of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+
+PLAIN: Final = (Tensor, torch.nn.Parameter)
+"""The types of tensors whose operators nobody overrides."""
+
+
+def runs_directly(*tensors: Tensor) -> bool:
+    """Whether nobody looks at ops on these tensors: their kernels may be called as they are.
+
+    Modes (fake tensors, selective checkpoints, default devices), transforms, traces and profilers
+    look, and so do subclasses, lazy negation and the device meta.
+    """
+    if torch.compiler.is_compiling() or profiler._is_profiler_enabled:
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
+        return False
+    # A list is faster than a generator.
+    return all([type(t) in PLAIN and not (t.is_neg() or t.is_meta) for t in tensors])
+
+
+def wants_gradients(*tensors: Tensor) -> bool:
+    """Whether autograd records what is done with any of these tensors."""
+    return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
