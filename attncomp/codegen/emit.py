@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 
 import jinja2
@@ -77,6 +78,7 @@ def render(plan: KernelPlan) -> str:
         padded_head=_padded(plan.problem.head_dim),
         padded_value=_padded(plan.problem.value_dim),
         sweeps=sweep_views(plan),
+        log2e=math.log2(math.e),
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),
         owner_texts=functools.partial(expressions.owner_texts, dialect=dialect),
         mask_text=expressions.mask_text,

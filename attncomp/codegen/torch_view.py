@@ -26,7 +26,8 @@ class SweepView:
     located: whether modifiers or products' conditions need to know the keys of a list. tensors:
     names of the tensors that the mask or `spread` reads. walk: the number of the walk that lists
     the sweep's keys, None for none. extent: the number of the extent that limits its range, None
-    for none.
+    for none. nearest, beyond: the distances q - k that lists of a selection's keys are limited to,
+    from nearest to before beyond, None for any; such a limit is left out of the mask.
     """
 
     index: int
@@ -52,6 +53,13 @@ class SweepView:
     tensors: tuple[str, ...]
     walk: int | None
     extent: int | None
+    nearest: int
+    beyond: int | None
+
+    @property
+    def filtered(self) -> bool:
+        """Whether masks and gates of listed keys ask for more than the selection that lists them."""
+        return bool(self.mask or self.spread or self.decided or self.keyed)
 
     @property
     def listed(self) -> bool:
@@ -67,6 +75,9 @@ def sweep_views(plan: KernelPlan) -> list[SweepView]:
 def _view(plan: KernelPlan, index: int) -> SweepView:
     sweep = plan.sweeps[index]
     residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""
+    distances = None if sweep.source is None else _distances(sweep)
+    if distances is not None:
+        residual = ""
     present = "" if sweep.gate is None else _presence(sweep.gate, sweep.source)
     absent = [f"~selected_{i}" for i in sweep.absent]
     condition, spread, decided = _condition(sweep)
@@ -102,9 +113,23 @@ def _view(plan: KernelPlan, index: int) -> SweepView:
         keyed=any(i != sweep.source for i in gates),
         walk=None if sweep.walk is None else plan.walks.index(sweep.walk),
         extent=_extent(plan, sweep),
+        nearest=distances[0] if distances else 0,
+        beyond=distances[1] if distances else None,
         located=(plan.modifiers.positional or "key" in decided)
         and (sweep.source is not None or sweep.walk is not None),
     )
+
+
+def _distances(sweep: SweepPlan) -> tuple[int, int | None] | None:
+    """The range of distances that a residual stands for, None if it says anything else."""
+    if not sweep.residual:
+        return 0, None
+    comparisons = sweep.residual[0]
+    if len(sweep.residual) > 1 or any(c.value != "distance" for c in comparisons):
+        return None
+    lower = [c.bound for c in comparisons if c.relation == ">="]
+    upper = [c.bound for c in comparisons if c.relation == "<"]
+    return max(lower, default=0), min(upper, default=None)
 
 
 def _extent(plan: KernelPlan, sweep: SweepPlan) -> int | None:
