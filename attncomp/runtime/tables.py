@@ -113,13 +113,13 @@ def block_lists(
     out.
     """
     n_blocks = -(-n_keys // walk.size)
-    block = torch.arange(n_blocks, device=device)
+    block = torch.arange(n_blocks, dtype=torch.int32, device=device)
     lower, upper = _met(walk.box, walk.size, block)
     match walk.entry.table:
         case None:
             table = tensors[walk.entry.tensor]
             table = table.reshape(*_outer(walk.entry, tensors), n_blocks, n_blocks)
-            return list_words(table, lower.int(), upper.int())
+            return list_words(table, lower, upper)
         case Top(count):
             scores = tensors[walk.entry.tensor]
             listed = best_first(scores)[..., : torch.sym_min(count, n_blocks)]

@@ -1,10 +1,10 @@
 """Lists of blocks as words of bits, for tables that are given at the call.
 
 A table of T x T blocks may list any number of them, so that lists of their numbers have to have
-room for T * T. A word has room for 48 blocks in 64 bits, an eighth of a byte and a third of it a
-pair: at a million positions in blocks of 64, 43 MiB. Its lower 48 bits say which of the blocks
-`48 * i` to `48 * i + 47` are listed, the bits above are i. The words of a row that list any block
-come first, ascending; the others have no bits and the greatest i. Shapes follow from sizes alone.
+room for T * T: 1 GiB at a million positions in blocks of 64. Words of 64 bits have room for 48
+blocks each, and take 43 MiB. The lower 48 bits say which of the blocks `48 * i` to `48 * i + 47`
+are listed, the bits above are i. The words of a row that list any block come first, ascending; the
+others have no bits and the greatest i. Shapes follow from sizes alone.
 
 All is done for some rows at a time, in memory that is small beside the words.
 """
@@ -145,10 +145,11 @@ def _octet(device: torch.device) -> Tensor:
 
 def _compact(bits: Tensor) -> Tensor:
     """Words of rows of bits [..., W], those that list any block first."""
-    index = torch.arange(bits.shape[-1], device=bits.device) << BITS
-    return torch.where(bits == 0, _NOTHING, bits | index).sort(dim=-1).values
+    index = torch.arange(0, bits.shape[-1] << BITS, 1 << BITS, device=bits.device)
+    return (bits | index).masked_fill_(bits == 0, _NOTHING).sort(dim=-1).values
 
 
 def _spans(count: Tensor, width: int) -> Tensor:
-    begin = torch.arange(count.shape[-1], dtype=torch.int32, device=count.device) * width
+    end = count.shape[-1] * width
+    begin = torch.arange(0, end, width, dtype=torch.int32, device=count.device)
     return torch.stack([begin.expand_as(count), begin + count], -1)

@@ -1,8 +1,8 @@
 """Which requirements leave a tile a range of positions that only tensors of the call can tell.
 
 In `F(q) + G(k) + c >= 0`, `== 0` or `!= 0`, with entries of run-time tensors in F or G, the keys of
-a query are those with a G beyond, equal to or other than what F is there. One sort by G tells for
-every query which is the first of them and which the last.
+a query are those with a G beyond, equal to or other than what F is there. At the call it is found
+out for every query which is the first of them and which the last (`attncomp.runtime.extents`).
 """
 
 from __future__ import annotations
