@@ -58,7 +58,7 @@ class SweepView:
 
     @property
     def filtered(self) -> bool:
-        """Whether masks and gates of listed keys ask for more than the selection that lists them."""
+        """Whether masks and gates of listed keys ask for more than their selection."""
         return bool(self.mask or self.spread or self.decided or self.keyed)
 
     @property
