@@ -18,12 +18,15 @@ import torch
 import triton
 from dense import Inputs, Result, Shape, blocks_of
 from torch import Tensor
+from triton.language import core as _core
+from triton.runtime import interpreter as machinery
 
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
 from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import DtypeName, Problem
+from attncomp.runtime import selection
 from attncomp.runtime.loader import load_module
 from attncomp.runtime.strides import Kernels, composed
 
@@ -32,6 +35,9 @@ from attncomp.runtime.strides import Kernels, composed
 OVERFLOWS = pytest.mark.filterwarnings(
     "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
 )
+
+# The interpreter takes as long for a wide tile as for a narrow one.
+WIDE_TILES = {"PROGRAMS": 1, "FEWEST": 3, "LIST_ITEMS": 512, "ITEMS": 512, "EVENTS": 128}
 
 
 @contextmanager
@@ -49,11 +55,42 @@ def interpreter() -> Iterator[None]:
             for name, member in members.items():
                 if isinstance(member, triton.JITFunction):
                     setattr(space, name, _interpreted(member.fn))
+        _patch_once_a_launch(patch)
+        for name, size in WIDE_TILES.items():
+            patch.setattr(selection, name, size)
         try:
             yield
         finally:
             for space, members in before:
                 _restore(space, members)
+
+
+def _patch_once_a_launch(patch: pytest.MonkeyPatch) -> None:
+    """The interpreter patches the language anew at every call of a function from a kernel.
+
+    That takes a millisecond, most of the time of kernels with small tiles: once a launch will do.
+    """
+    patch_language, launch = machinery._patch_lang, machinery.GridExecutor.__call__
+    patched: set[tuple[str, ...]] = set()
+
+    def once(function: Any) -> Any:
+        names = sorted(module.__name__ for module in _modules_seen(function))
+        if tuple(names) in patched:
+            return None
+        patched.add(tuple(names))
+        return patch_language(function)
+
+    def launched(executor: Any, *args: Any, **keywords: Any) -> Any:
+        patched.clear()
+        return launch(executor, *args, **keywords)
+
+    patch.setattr(machinery, "_patch_lang", once)
+    patch.setattr(machinery.GridExecutor, "__call__", launched)
+
+
+def _modules_seen(function: Any) -> list[ModuleType]:
+    """The modules of the language that a function's globals hold."""
+    return [x for x in function.__globals__.values() if x is triton.language or x is _core]
 
 
 def _language() -> list[Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
-INTERVAL: Final = 64  # times that one program of the last launch serves
-_PROGRAMS: Final = 128  # intervals of all rows that the coarsest level should have at least
-_FEWEST: Final = 16  # and of one row
-_RATIO: Final = 64  # the most intervals of the last launch in one of a level
+INTERVAL = 64  # times that one program of the last launch serves
+PROGRAMS = 128  # intervals of all rows that the coarsest level should have at least
+FEWEST = 16  # and of one row
+RATIO = 64  # the most intervals of the last launch in one of a level
+ROW_ITEMS = 2048  # keys of a row, of a long list and of a short one that a program takes at a time
+LIST_ITEMS = 256
+ITEMS = 64
+EVENTS = 16  # changes of the thresholds that it takes at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +26,8 @@ class Level:
     interval that begins there: where its list starts, how many items it has, how many of the
     interval's first k best are among them, how many other keys have a gate of 1 throughout, and
     how many one in (0, 1); reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1)
-    relative to the next theta. keys and values [R, capacity] hold the lists, used [R, 2] how much
-    of them is taken, here and by the intervals of the last launch.
+    relative to the next theta. keys and values [R, capacity] hold the lists, also those of the last
+    launch; where they end stands in place of the list of the last checkpoint.
     """
 
     span: int
@@ -35,16 +38,15 @@ class Level:
     reals: Tensor
     keys: Tensor
     values: Tensor
-    used: Tensor
 
 
 def spans(n_times: int, rows: int) -> list[int]:
     """Lengths of the intervals of each level for `n_times` times after the first checkpoint."""
-    wanted = max(_FEWEST, _PROGRAMS // max(rows, 1))
+    wanted = max(FEWEST, PROGRAMS // max(rows, 1))
     coarsest = INTERVAL
     while coarsest * wanted < n_times:
         coarsest *= 2
-    if coarsest <= _RATIO * INTERVAL:
+    if coarsest <= RATIO * INTERVAL:
         return [coarsest]
     # a level in between, halfway
     return [coarsest, INTERVAL << ((coarsest // INTERVAL).bit_length() // 2)]
@@ -59,7 +61,9 @@ def levels(score: Tensor, kept: int) -> list[Level]:
 
 def _level(score: Tensor, rows: int, n_times: int, span: int) -> Level:
     nodes = -(-n_times // span)
-    capacity = list_capacity(score.shape[2], nodes)
+    # the lists of this level, and of the last launch
+    capacity = _list_capacity(score.shape[2], nodes)
+    capacity += _list_capacity(score.shape[2], -(-n_times // INTERVAL))
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, *shape), dtype=dtype, device=score.device)
@@ -73,20 +77,13 @@ def _level(score: Tensor, rows: int, n_times: int, span: int) -> Level:
         reals=empty(nodes + 1, 2, dtype=torch.float64),
         keys=empty(capacity, dtype=torch.int32),
         values=empty(capacity, dtype=score.dtype),
-        used=empty(2, dtype=torch.int32),
     )
 
 
-def list_capacity(n_keys: int, intervals: int) -> int:
+def _list_capacity(n_keys: int, intervals: int) -> int:
     """Room for the lists of all intervals of a row.
 
     A key is new once, displaced once, and its gate becomes less than 1 once, and 0 once; the key
     that is the k-th best at the ends of an interval is listed besides.
     """
     return 4 * n_keys + 2 * intervals
-
-
-def lists(level: Level, n_keys: int, intervals: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of the lists of the last launch's intervals, uninitialised."""
-    shape = (level.keys.shape[0], list_capacity(n_keys, intervals))
-    return level.keys.new_empty(shape), level.values.new_empty(shape)

@@ -9,13 +9,11 @@ import torch
 from dense import Shape, apart, dense_result, random_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selection_reference import split_state
+from select_support import check_select
 from strategies import SCORE_KINDS, patterns, problems, score_tensor, sparse_ks
 from torch import Tensor
-from triton_support import OVERFLOWS, assert_near, load_plan, make_plan, run_plan, wide
+from triton_support import OVERFLOWS, assert_near, make_plan, run_plan, wide
 
-from attncomp.codegen.plan import KernelPlan
-from attncomp.codegen.state import state_layout
 from attncomp.frontend.ast import Call, Expr
 from attncomp.ir.ops import GateMode
 
@@ -232,36 +230,6 @@ def test_nan_queries_stay_in_their_rows(pattern: str, generator: torch.Generator
     for name in ("out", "dq"):
         assert torch.equal(getattr(found, name)[0].isnan().any(-1), rows)
         assert torch.equal(getattr(found, name)[0][~rows], getattr(clean, name)[0][~rows])
-
-
-def torch_twin(plan: KernelPlan) -> KernelPlan:
-    """The plan with the same schedule for the torch backend."""
-    return dataclasses.replace(plan, problem=dataclasses.replace(plan.problem, backend="torch"))
-
-
-def check_select(pattern: str | Expr, scores: Tensor, n_queries: int) -> None:
-    """Exactly the same integers and thresholds theta; delta to rounding, for sums differ."""
-    batch, groups, n_keys = scores.shape
-    shape = Shape(
-        query_heads=groups, groups=groups, n_queries=n_queries, n_keys=n_keys, head_dim=16
-    )
-    plan = make_plan(pattern, dataclasses.replace(shape, value_dim=16))
-    given_scores = (scores,) * len(plan.scores)
-    found = load_plan(plan).select(given_scores, n_queries)
-    wanted = load_plan(torch_twin(plan)).select(given_scores, n_queries)
-    layout = state_layout(plan, batch, [groups], n_queries, n_keys)
-    assert [tuple(tensor.shape) for tensor in found] == [field.shape for field in layout]
-    states = split_state(plan, found), split_state(torch_twin(plan), wanted)
-    for state, twin in zip(*states, strict=True):
-        for name, wanted_field in twin.items():
-            field = state[name]
-            assert field.dtype == wanted_field.dtype
-            if name.endswith("_keys"):  # in another order
-                field, wanted_field = field.sort(-1).values, wanted_field.sort(-1).values
-            if name == "delta":
-                assert torch.allclose(field, wanted_field, rtol=0, atol=1e-6)
-            else:
-                assert torch.equal(field, wanted_field), name
 
 
 @settings(max_examples=20)
