@@ -15,7 +15,7 @@ ds, e R K, that takes the place of the values; without stages (s = 1) with room 
 (R K), or in 32 bits with the keys transposed (e K D), which tensor cores take in one order alone;
 [] is at least 0. C is a transposed copy, e R max(D, Dv), in 32 bits of both, e R (D + Dv); where
 head dims are narrow, weights and ds are larger. Without stages entries of pairs change their layout
-in the place of the values: [4 R K - e K Dv].
+in 4 R K.
 
 On AMD operands pass through one after the other: with A the largest, max(2 A, A + 2 e R K), at
 least 8 R K where entries of pairs are read, and s - 1 stages of what is streamed.
@@ -82,7 +82,7 @@ def shared_bytes(
         spread = 8 * rows * tile.keys if pair_tables else 0
         return max(2 * operand, operand + 2 * scores, spread) + stages + tables
     if pair_tables and tile.stages == 1:
-        tables = max(0, 4 * rows * tile.keys - size * tile.keys * value)
+        tables = 4 * rows * tile.keys
     stages = tile.stages * size * streamed * (head + value)
     wide = size > 2
     match part:
