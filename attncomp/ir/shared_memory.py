@@ -14,10 +14,11 @@ sm_90 and sm_100, whose products are of whole warp groups, 4 R K for changes of 
 ds, e R K, that takes the place of the values; without stages (s = 1) with room to change its layout
 (R K), or in 32 bits with the keys transposed (e K D), which tensor cores take in one order alone;
 [] is at least 0. C is a transposed copy, e R max(D, Dv), in 32 bits of both, e R (D + Dv); where
-head dims are narrow, weights and ds are larger.
+head dims are narrow, weights and ds are larger. Without stages entries of pairs change their layout
+in 4 R K.
 
-On AMD operands pass through one after the other: with A the largest, max(2 A, A + 2 e R K), and
-s - 1 stages of what is streamed.
+On AMD operands pass through one after the other: with A the largest, max(2 A, A + 2 e R K), at
+least 8 R K where entries of pairs are read, and s - 1 stages of what is streamed.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ def shared_bytes(part: Part, schedule: Schedule, problem: Problem, pair_tables: 
     if problem.target.startswith("gfx"):
         operand = size * max(rows, tile.keys) * max(head, value)
         stages = (tile.stages - 1) * size * streamed * (head + value)
-        return max(2 * operand, operand + 2 * scores) + stages + tables
+        spread = 8 * rows * tile.keys if pair_tables else 0
+        return max(2 * operand, operand + 2 * scores, spread) + stages + tables
+    if pair_tables and tile.stages == 1:
+        tables = 4 * rows * tile.keys
     stages = tile.stages * size * streamed * (head + value)
     wide = size > 2
     match part:

@@ -80,7 +80,7 @@ def test_the_order_of_cuts() -> None:
     assert cut.backward_query == Tile(queries=128, keys=64, stages=3)
     # 32 KiB of keys and values, 64 KiB of queries and dout a stage, 32 KiB transposed.
     assert cut.backward_contiguous == Tile(queries=128, keys=64, stages=1)
-    (tables,) = {fitted(wide, asked, 3).forward}
+    tables = fitted(wide, asked, 3).forward
     assert tables == Tile(queries=128, keys=64, stages=1)
 
 
