@@ -63,7 +63,7 @@ class SweepView:
     @property
     def banded(self) -> bool:
         """Whether the masks of a range of keys depend on distances alone."""
-        others = self.flags or self.spread or self.decided or self.tensors
+        others = self.flags or self.spread or self.decided or self.extent is not None
         return not self.listed and not others and set(_NAME.findall(self.mask)) == {"distance"}
 
     @property
