@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from typing_extensions import assert_never
 
 from attncomp.codegen import entries, expressions
 from attncomp.codegen.plan import Gate, KernelPlan, Largest, Selected, Smallest, SweepPlan
+
+_NAME: Final = re.compile(r"[a-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +61,14 @@ class SweepView:
     beyond: int | None
 
     @property
+    def banded(self) -> bool:
+        """Whether the masks of a range of keys depend on distances alone."""
+        others = self.flags or self.spread or self.decided or self.extent is not None
+        return not self.listed and not others and set(_NAME.findall(self.mask)) == {"distance"}
+
+    @property
     def filtered(self) -> bool:
-        """Whether masks and gates of listed keys ask for more than their selection."""
+        """Whether pairs of listed keys ask for more than the selection that lists them."""
         return bool(self.mask or self.spread or self.decided or self.keyed)
 
     @property
