@@ -72,7 +72,8 @@ def test_scores_of_64_bits(narrow: None, generator: torch.Generator) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN:RuntimeWarning")
-def test_nan_ranks_first(narrow: None, generator: torch.Generator) -> None:
-    scores = torch.randn(1, 1, 40, generator=generator)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_ranks_first(dtype: torch.dtype, narrow: None, generator: torch.Generator) -> None:
+    scores = torch.randn(1, 1, 40, generator=generator).to(dtype)
     scores[..., [3, 20, 21]] = torch.nan
     check_select("sparsek(k=2, gate='hard')", scores, 40)
