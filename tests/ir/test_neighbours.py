@@ -91,5 +91,5 @@ def test_torch_tiles_have_neither_warps_nor_stages() -> None:
     asked = problem("torch", "cpu")
     first = schedule_of(asked)
     near = [s.forward for s in neighbours(first, "forward", asked, gathered=False)]
-    assert [(t.queries, t.keys) for t in near] == [(64, 512), (256, 512), (128, 256), (128, 1024)]
+    assert [(t.queries, t.keys) for t in near] == [(64, 1024), (256, 1024), (128, 512), (128, 2048)]
     assert {(t.warps, t.stages) for t in near} == {(4, 2)}
