@@ -11,7 +11,7 @@ an entry of,
 
 on NVIDIA, where operands of a product stay in shared memory, and 2 KiB for rows of indices; on
 sm_90 and sm_100, whose products are of whole warp groups, 4 R K for changes of layout as well; on
-others R K without stages, where tiles have several heads, for the mask that these share. Y is
+others R K in the forward without stages, for the mask that heads share. Y is
 ds, e R K, that takes the place of the values; without stages (s = 1) with room to change its layout
 (R K), or in 32 bits with the keys transposed (e K D), which tensor cores take in one order alone;
 [] is at least 0. C is a transposed copy, e R max(D, Dv), in 32 bits of both, e R (D + Dv); where
@@ -93,9 +93,12 @@ def shared_bytes(part: Part, schedule: Schedule, problem: Problem, pair_tables: 
         case _:
             copied = size * rows * (head + value if wide else max(head, value))
             own = size * resident * (head + value) + max(copied, 2 * scores)
-    converted = 4 * rows * tile.keys if re.match(r"sm_(9|10|11)\d", problem.target) else 0
-    spread = rows * tile.keys if schedule.heads(part) > 1 and tile.stages == 1 else 0
-    return own + stages + tables + max(converted, spread) + _INDEX_ROWS
+    if re.match(r"sm_(9|10|11)\d", problem.target):
+        converted = 4 * rows * tile.keys
+    else:
+        shared = part == "forward" and tile.stages == 1 and schedule.packed_heads > 1
+        converted = rows * tile.keys if shared else 0
+    return own + stages + tables + converted + _INDEX_ROWS
 
 
 def fits(part: Part, schedule: Schedule, problem: Problem, pair_tables: int = 0) -> bool:
