@@ -115,9 +115,11 @@ def torch_products(plan: KernelPlan, inputs: Inputs, patch: pytest.MonkeyPatch) 
         if not hasattr(module, "dots"):
             continue  # no sweeps
 
-        def dots(left: Tensor, right: Tensor, original=module.dots) -> Tensor:
-            pairs.append(left.shape[:3].numel() * right.shape[2])
-            return original(left, right)
+        def dots(
+            left: Tensor, right: Tensor, units: tuple[int, int], original=module.dots
+        ) -> Tensor:
+            pairs.append(left.shape[:2].numel() * right.shape[1])
+            return original(left, right, units)
 
         patch.setattr(module, "dots", dots)
     forward(torch_modules.kernels_of(plan), plan, inputs)
