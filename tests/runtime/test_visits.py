@@ -142,7 +142,7 @@ def test_visits_are_those_of_the_torch_kernels(
         with monkeypatch.context() as patch:
             products = torch_products(plan, inputs, patch)
         assert (pattern in LIMITED) is any(visits.visited.kind for visits in found)
-        # Torch lists leave out selected keys that no query of a tile has at a distance of the sweep.
+        # Torch lists leave out selected keys at no distance of the sweep from any query of a tile.
         if (pattern in KNOWN or most) and pattern != "sparsek(k=6) - window(4)":
             assert products == pytest.approx(total(found))
         else:
