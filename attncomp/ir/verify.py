@@ -156,6 +156,11 @@ def _check_partition(graph: Graph, node: NodeId, op: Partition) -> None:
 
 
 def _check_schedule(schedule: Schedule) -> None:
+    packed = schedule.packed_heads
+    _require(
+        packed >= 1 and packed & (packed - 1) == 0,
+        f"expected a power of two of packed heads, found {packed}",
+    )
     tiles = (
         schedule.forward,
         schedule.backward_query,
@@ -164,8 +169,8 @@ def _check_schedule(schedule: Schedule) -> None:
     )
     for tile in tiles:
         # the heads of a gathered tile's columns make up for few queries
-        packed = schedule.packed_heads if tile is schedule.backward_gathered else 1
-        sides = (tile.queries * packed, tile.keys)
+        heads = packed if tile is schedule.backward_gathered else 1
+        sides = (tile.queries * heads, tile.keys)
         _require(
             all(side >= 16 and side & (side - 1) == 0 for side in sides),
             f"expected powers of two from 16 on, found {tile.queries} queries and {tile.keys} keys",
@@ -174,11 +179,6 @@ def _check_schedule(schedule: Schedule) -> None:
             tile.warps >= 1 and tile.stages >= 1,
             f"expected warps and stages, found {tile.warps} and {tile.stages}",
         )
-    packed = schedule.packed_heads
-    _require(
-        packed >= 1 and packed & (packed - 1) == 0,
-        f"expected a power of two of packed heads, found {packed}",
-    )
     _require(
         schedule.segment > 0 and schedule.segment % schedule.forward.queries == 0,
         f"segment {schedule.segment} is no multiple of {schedule.forward.queries} queries",
