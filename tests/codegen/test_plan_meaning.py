@@ -33,6 +33,7 @@ from attncomp.ir.schedule import Problem
 from attncomp.ir.walk import Walk
 from attncomp.runtime.extents import Call, Extent, extent_tables
 from attncomp.runtime.tables import BlockParts, block_lists, block_state
+from attncomp.runtime.words import unpacked
 
 SMALL = Problem(
     backend="triton", target="cpu", dtype="float32", head_dim=16, value_dim=16, unit_heads=1
@@ -90,10 +91,14 @@ def plan_gates(plan: KernelPlan, size: tuple[int, int], tensors: dict[str, Tenso
 def listed(walk: Walk, query: Tensor, key: Tensor, tensors: dict[str, Tensor]) -> Tensor:
     """The pairs [B', H', Nq, Nk] that a walk visits."""
     spans, lists = block_lists(walk, tensors, key.shape[1], key.device)
-    found = torch.zeros(*spans.shape[:3], spans.shape[2], dtype=torch.bool)
-    for b, h, block in torch.cartesian_prod(*map(torch.arange, spans.shape[:3])).view(-1, 3):
-        begin, end = spans[b, h, block].tolist()
-        found[b, h, block, lists[b, h, begin:end].long()] = True
+    n_blocks = spans.shape[2]
+    if walk.packed:
+        found = unpacked(lists.unflatten(2, (n_blocks, -1)))[..., :n_blocks]
+    else:
+        found = torch.zeros(*spans.shape[:3], n_blocks, dtype=torch.bool)
+        for b, h, block in torch.cartesian_prod(*map(torch.arange, spans.shape[:3])).view(-1, 3):
+            begin, end = spans[b, h, block].tolist()
+            found[b, h, block, lists[b, h, begin:end].long()] = True
     pairs = found[:, :, query.clamp(min=0) // walk.size, key // walk.size]
     return pairs & (query >= 0)
 

@@ -201,9 +201,9 @@ def test_plans() -> None:
 
 
 def test_kernels() -> None:
-    """Every kernel compares the product times the scale, in float32, with a value a row or head."""
+    """Every kernel compares the product times the scale, in float32, with a value a row."""
     source = render(lower("causal & threshold | sparsek(k=8) - threshold", PROBLEM))
     rows = "product * scale >= entry_0[:, None]"
-    head = "product * scale >= entry_0)"
+    columns = "product * scale >= entry_0[None, :]"
     assert source.count(f"({rows})") == 4 and source.count(f"(~({rows}))") == 2
-    assert source.count(f"({head}") == 2 and source.count(f"(~({head}") == 1
+    assert source.count(f"({columns})") == 2 and source.count(f"(~({columns}))") == 1
