@@ -265,7 +265,7 @@ sweep 0      window: 0 <= q - k < 256; at most 256 keys a query
   N = 65536  visits 382 keys a query, attends 256 (66.8 %): O(1) a query
 sweep 1      sparsek(k=512) where q - k >= 256; at most 512 keys a query, gate m0
   N = 65536  visits at most 637 keys a query, attends at most 508, depending on scores: O(1) a query
-tiles        128 queries by 512 keys
+tiles        128 queries by 1024 keys
 keys         at most 256 + 512 = 768 a query, in one softmax
 time         O(N), forward and backward; O(N log N) for the selection, once a score group
 memory       O(N): no N x N matrix is ever held
@@ -279,7 +279,7 @@ gate         none: every attended key counts in full
 sweep 0      full: any; all keys there
   N = 8192   visits 8192 keys a query, attends 8192 (100 %): O(N) a query
   N = 65536  visits 65536 keys a query, attends 65536 (100 %): O(N) a query
-tiles        128 queries by 512 keys
+tiles        128 queries by 1024 keys
 keys         grow with the context length
 time         O(N^2), forward and backward
 memory       O(N): no N x N matrix is ever held
