@@ -82,7 +82,12 @@ def _patch_once_a_launch(patch: pytest.MonkeyPatch) -> None:
 
     def launched(executor: Any, *args: Any, **keywords: Any) -> Any:
         patched.clear()
-        return launch(executor, *args, **keywords)
+        tracer = sys.gettrace()
+        sys.settrace(None)  # coverage measures no kernel, and would double its time
+        try:
+            return launch(executor, *args, **keywords)
+        finally:
+            sys.settrace(tracer)
 
     patch.setattr(machinery, "_patch_lang", once)
     patch.setattr(machinery.GridExecutor, "__call__", launched)
