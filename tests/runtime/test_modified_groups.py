@@ -104,7 +104,9 @@ def test_triton(case: str, generator: Generator) -> None:
     with interpreter():
         found = run(spec, "triton", {name: t.float() for name, t in tensors.items()}, given)
     for name, actual in found.items():
-        assert_close(actual, expected[name], name=name, atol=5e-5, rtol=5e-5)
+        # float32: sums that cancel are as exact as their tensor's largest one
+        atol = 5e-5 * max(1.0, float(expected[name].abs().max()))
+        assert_close(actual, expected[name], name=name, atol=atol, rtol=5e-5)
 
 
 def test_each_group_alone(generator: Generator) -> None:
