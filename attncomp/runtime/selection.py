@@ -12,6 +12,7 @@ PROGRAMS = 128  # intervals of all rows that the coarsest level should have at l
 FEWEST = 16  # and of one row
 RATIO = 64  # the most intervals of the last launch in one of a level
 ROW_ITEMS = 8192  # keys of a row, of a long list and of a short one that a program takes at a time
+SAMPLE = 4096  # keys of a row that bracket the thresholds of a prefix four times as long
 LIST_ITEMS = 256
 ITEMS = 32
 EVENTS = 16  # changes of the thresholds that it takes at a time
