@@ -295,9 +295,10 @@ def _gpu(target: str) -> Any:
 
 def _compile(launch: _Launch, name: str, target: str, found: Limits) -> KernelReport:
     import triton
-    from triton.compiler import ASTSource
 
-    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    source = _source_type(launch.kernel)(
+        launch.kernel, launch.signature, launch.constants, launch.attributes
+    )
     try:
         compiled = triton.compile(source, target=_gpu(target), options=launch.options)
     except Exception as error:
@@ -315,6 +316,17 @@ def _compile(launch: _Launch, name: str, target: str, found: Limits) -> KernelRe
         stages=compiled.metadata.num_stages,
         text=text,
     )
+
+
+def _source_type(kernel: Any) -> Any:
+    """The class of what the compiler is given, of a kernel in Triton or in Gluon."""
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
