@@ -103,8 +103,7 @@ class HopperView:
     def shared(self) -> list[str]:
         """What producer and consumers share: slots and barriers."""
         slots = ["q_slots", "k_slots", "v_slots", "out_slots", *(r.slots for r in self.rings)]
-        barriers = [f"{name}_{state}" for name in "qkv" for state in ("full", "empty")]
-        return slots + barriers
+        return [*slots, "q_full", "q_empty", "full", "empty"]
 
     def fields(self, sweep: SweepPlan, masked: bool, positional: bool) -> list[Ring]:
         """The rings that a tile of a sweep fills: places of listed keys, evict times, scores."""
