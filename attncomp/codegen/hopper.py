@@ -1,4 +1,4 @@
-"""The forward for Hopper, warp-specialised in Gluon: which plans it takes, and what it needs of them.
+"""The forward for Hopper, warp-specialised in Gluon: the plans it takes, and what it needs of them.
 
 It takes sweeps over contiguous keys and over lists of selected ones, with every gate mode, masks of
 positions and keys, and all modifiers. Left to the Triton template: tables (conditions that read
@@ -41,8 +41,7 @@ def refusal(plan: KernelPlan) -> str | None:
         (problem.dtype not in _DTYPES, f"of {problem.dtype}"),
         (any(width not in _WIDTHS for width in widths), f"head dims {widths[0]} and {widths[1]}"),
         (rows != _ROWS, f"tiles of {rows} rows"),
-        (not plan.sweeps, "no pair is attended"),
-        (bool(plan.strided), "strided classes"),
+        (not plan.sweeps, "no sweeps of its own"),
         (bool(plan.walks), "lists of blocks"),
         (bool(plan.extents), "tables of key ranges"),
         (any(_reads_tables(sweep.condition) for sweep in plan.sweeps), "conditions read tensors"),

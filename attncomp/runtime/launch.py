@@ -31,7 +31,7 @@ def alignment(*tensors: Tensor) -> int:
 
 
 def list_alignment(*lists: Tensor) -> int:
-    """The number of entries, 16 bytes' worth or 1, that lists [..., capacity] int32 are apart by."""
+    """Of how many entries, 16 bytes' worth or 1, [..., capacity] int32 lists are multiples."""
     return 1 if any(keys.shape[3] % 4 for keys in lists) else 4
 
 

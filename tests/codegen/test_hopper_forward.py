@@ -1,4 +1,4 @@
-"""The Gluon forward for Hopper: emulated against dense attention, and compiled for the GPU."""
+"""The Gluon forward for Hopper: emulated against dense attention."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dense import Shape, blocks_of, dense_result, random_inputs
+from dense import Inputs, Shape, blocks_of, dense_result, random_inputs
 from gluon_support import emulate
+from torch import Tensor
 from triton_support import OVERFLOWS, error_norm, load_plan, make_problem, wide
 
 from attncomp.codegen.hopper import hopper_forward, refusal
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
+from attncomp.codegen.plan_text import plan_text
 from attncomp.ir.schedule import DtypeName
 
 SCALE = 0.2
@@ -22,13 +24,9 @@ TOLERANCE = 3e-3  # of float16 weights and outputs
 def plan_for(
     pattern: str, shape: Shape, *, target: str = "sm_90", dtype: DtypeName = "float16"
 ) -> KernelPlan:
-    problem = make_problem(shape, dtype=dtype, target=target)
-    plan = lower(pattern, problem)
-    return (
-        plan
-        if plan.scores
-        else lower(pattern, make_problem(shape, dtype=dtype, target=target, crisp=True))
-    )
+    plan = lower(pattern, make_problem(shape, dtype=dtype, target=target))
+    crisp = make_problem(shape, dtype=dtype, target=target, crisp=True)
+    return plan if plan.scores else lower(pattern, crisp)
 
 
 FOUR = Shape(
@@ -44,12 +42,37 @@ CASES = {
     "causal & ~window(7)": FOUR,
     "sparsek(k=70)": replace(FOUR, n_queries=90, n_keys=333),
     "sparsek(k=69, lag=40) | window(30)": replace(FOUR, query_heads=16, groups=1, value_dim=128),
-    "sparsek(k=9, gate='hard', lag=3) | window(3)": replace(FOUR, query_heads=2),
-    "sparsek(k=100, gate='logit') | window(20)": FOUR,
-    "sparsek(k=20, gate='value') & window(64)": FOUR,
+    'sparsek(k=9, gate="hard", lag=3) | window(3)': replace(FOUR, query_heads=2),
+    'sparsek(k=100, gate="logit") | window(20)': FOUR,
+    'sparsek(k=20, gate="value") & window(64)': FOUR,
     "sparsek(k=80) - window(33)": FOUR,
     "sparsek(k=30) | sparsek(k=9, lag=50) | first(2)": replace(FOUR, query_heads=4),
 }
+
+
+def run(
+    pattern: str,
+    shape: Shape,
+    inputs: Inputs,
+    patch: pytest.MonkeyPatch,
+    learned: tuple[Tensor, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """Out and lse of the emulated kernel."""
+    plan = plan_for(pattern, shape)
+    assert refusal(plan) is None
+    module = load_plan(replace(plan, hopper=hopper_forward(plan)))
+    emulate(module, patch, programs=3)
+    state = module.select((inputs.scores,) * len(plan.scores), shape.n_queries)
+    state = (*state, *blocks_of(plan, inputs), *learned)
+    patch.setattr(module, "forward_kernel", None)  # which serves other calls
+    out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, SCALE)
+    return out, lse
+
+
+def halves(shape: Shape, generator: torch.Generator) -> Inputs:
+    """Random inputs in float16, scores in float32."""
+    inputs = random_inputs(shape, generator, dtype=torch.float32)
+    return replace(inputs.to(torch.float16), scores=inputs.scores)
 
 
 @OVERFLOWS
@@ -58,17 +81,79 @@ CASES = {
 def test_matches_dense_attention(
     pattern: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = CASES[pattern]
-    plan = plan_for(pattern.replace("'", '"'), shape)
-    assert refusal(plan) is None
-    module = load_plan(replace(plan, hopper=hopper_forward(plan)))
-    emulate(module, monkeypatch, programs=3)
-    inputs = random_inputs(shape, generator, dtype=torch.float32)
-    inputs = replace(inputs.to(torch.float16), scores=inputs.scores)
-    state = module.select((inputs.scores,) * len(plan.scores), shape.n_queries)
-    out, lse = module.forward(
-        inputs.q, inputs.k, inputs.v, (*state, *blocks_of(plan, inputs)), SCALE
-    )
-    expected = dense_result(pattern.replace("'", '"'), wide(inputs), scale=SCALE)
+    inputs = halves(CASES[pattern], generator)
+    out, lse = run(pattern, CASES[pattern], inputs, monkeypatch)
+    expected = dense_result(pattern, wide(inputs), scale=SCALE)
     assert error_norm(out, expected.out) <= TOLERANCE
     assert error_norm(lse, expected.lse) <= TOLERANCE
+
+
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("pattern", ["window(100)", "sparsek(k=69, lag=40) | window(30)"])
+def test_other_heads_do_not_leak(
+    pattern: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = halves(FOUR, generator)
+    expected = dense_result(pattern, wide(inputs), scale=SCALE)
+    k, v = inputs.k.clone(), inputs.v.clone()
+    k[:, 1], v[:, 1] = torch.nan, torch.inf
+    out, lse = run(pattern, FOUR, replace(inputs, k=k, v=v), monkeypatch)
+    assert error_norm(out[:, :4], expected.out[:, :4]) <= TOLERANCE
+    assert error_norm(lse[:, :4], expected.lse[:, :4]) <= TOLERANCE
+    assert out[:, 4:].isnan().all()
+
+
+MODIFIED = {
+    "window(50) with softcap(3)": FOUR,
+    "causal with alibi": FOUR,
+    "causal with bias(9)": FOUR,
+    "window(9) with sink": replace(FOUR, query_heads=2, kv_heads=2),
+    "(sparsek(k=20, lag=9) | window(9)) with softcap(3), alibi, sink": FOUR,
+    'sparsek(k=20, gate="logit") with bias(9)': FOUR,
+}
+
+
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("pattern", MODIFIED)
+def test_modifiers_are_those_of_the_triton_kernel(
+    pattern: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = MODIFIED[pattern]
+    inputs = halves(shape, generator)
+    plan = plan_for(pattern, shape)
+    learned = tuple(
+        torch.randn(shape.query_heads, *([] if width is None else [width]), generator=generator)
+        for _, width in plan.modifiers.tensors
+    )
+    out, lse = run(pattern, shape, inputs, monkeypatch, learned)
+    module = load_plan(plan)
+    state = module.select((inputs.scores,) * len(plan.scores), shape.n_queries)
+    expected = module.forward(inputs.q, inputs.k, inputs.v, (*state, *learned), SCALE)
+    assert error_norm(out, expected[0]) <= TOLERANCE
+    assert error_norm(lse, expected[1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shape", "target", "dtype", "reason"),
+    [
+        ("causal", FOUR, "sm_80", "float16", "for sm_80"),
+        ("causal", FOUR, "sm_90", "float32", "of float32"),
+        ("causal", replace(FOUR, head_dim=96), "sm_90", "float16", "head dims 96 and 64"),
+        ("window(3) & ~full", FOUR, "sm_90", "float16", "no sweeps of its own"),
+        ("causal & topk_blocks(4, size=32)", FOUR, "sm_90", "float16", "lists of blocks"),
+        ("causal & documents", FOUR, "sm_90", "float16", "tables of key ranges"),
+    ],
+)
+def test_other_plans_are_refused(
+    pattern: str, shape: Shape, target: str, dtype: DtypeName, reason: str
+) -> None:
+    assert refusal(plan_for(pattern, shape, target=target, dtype=dtype)) == reason
+
+
+def test_the_plan_names_it() -> None:
+    plan = plan_for("causal", FOUR)
+    line = "forward: hopper, warp-specialised, 64 keys, 4 stages, registers 216 and 72\n"
+    assert line not in plan_text(plan)
+    assert line in plan_text(replace(plan, hopper=hopper_forward(plan)))
