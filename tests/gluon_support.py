@@ -9,6 +9,7 @@ access outside of its tensor is an IndexError, a partition that waits in vain a 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -128,6 +129,7 @@ def _multiply(a: Any, b: Slots, acc: Any, *, use_acc: Any = True, is_async: bool
 
 
 def _wait_for_products(pending: int, deps: list[Product]) -> Any:
+    time.sleep(1e-3)  # slots that were freed too early are filled meanwhile
     done = len(_program.products) - pending
     for product in _program.products[:done]:
         product.finish()

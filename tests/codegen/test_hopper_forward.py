@@ -18,7 +18,8 @@ from attncomp.codegen.plan_text import plan_text
 from attncomp.ir.schedule import DtypeName
 
 SCALE = 0.2
-TOLERANCE = 3e-3  # of float16 weights and outputs
+TOLERANCE = 3e-4  # of outputs, whose weights are float16
+LSE_TOLERANCE = 1e-5  # of float32 sums of float16 products
 
 
 def plan_for(
@@ -85,7 +86,7 @@ def test_matches_dense_attention(
     out, lse = run(pattern, CASES[pattern], inputs, monkeypatch)
     expected = dense_result(pattern, wide(inputs), scale=SCALE)
     assert error_norm(out, expected.out) <= TOLERANCE
-    assert error_norm(lse, expected.lse) <= TOLERANCE
+    assert error_norm(lse, expected.lse) <= LSE_TOLERANCE
 
 
 @OVERFLOWS
@@ -100,8 +101,20 @@ def test_other_heads_do_not_leak(
     k[:, 1], v[:, 1] = torch.nan, torch.inf
     out, lse = run(pattern, FOUR, replace(inputs, k=k, v=v), monkeypatch)
     assert error_norm(out[:, :4], expected.out[:, :4]) <= TOLERANCE
-    assert error_norm(lse[:, :4], expected.lse[:, :4]) <= TOLERANCE
+    assert error_norm(lse[:, :4], expected.lse[:, :4]) <= LSE_TOLERANCE
     assert out[:, 4:].isnan().all()
+
+
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
+def test_infinite_values_stay_infinite(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = halves(FOUR, generator)
+    v = inputs.v.clone()
+    v[:, :, 0] = torch.inf  # which every query attends
+    out, _ = run("causal", FOUR, replace(inputs, v=v), monkeypatch)
+    assert (out[:, :, 64:] == torch.inf).all()
 
 
 MODIFIED = {
@@ -132,7 +145,7 @@ def test_modifiers_are_those_of_the_triton_kernel(
     state = module.select((inputs.scores,) * len(plan.scores), shape.n_queries)
     expected = module.forward(inputs.q, inputs.k, inputs.v, (*state, *learned), SCALE)
     assert error_norm(out, expected[0]) <= TOLERANCE
-    assert error_norm(lse, expected[1]) <= TOLERANCE
+    assert error_norm(lse, expected[1]) <= LSE_TOLERANCE
 
 
 @pytest.mark.parametrize(
