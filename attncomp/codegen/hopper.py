@@ -49,6 +49,18 @@ def refusal(plan: KernelPlan) -> str | None:
     return next((reason for found, reason in tests if found), None)
 
 
+def choice(plan: KernelPlan) -> str | None:
+    """Which forward the plan has and why, of plans for Hopper; None for those of other targets."""
+    if plan.problem.backend != "triton" or plan.problem.target != TARGET:
+        return None
+    if plan.hopper is None:
+        return f"Triton, as for every target: {refusal(plan)}"
+    return (
+        f"Hopper, warp-specialised: two warpgroups of 64 rows by {plan.hopper.keys} keys, one that "
+        f"copies {plan.hopper.stages} tiles ahead"
+    )
+
+
 def _reads_tables(condition: Condition) -> bool:
     entries: list[Entry] = [
         entry for group in condition for part in group for entry in part.test.value.entries
