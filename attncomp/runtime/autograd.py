@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +24,14 @@ from torch.autograd import forward_ad
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
-from attncomp.runtime.directly import runs_directly, wants_gradients
+from attncomp.runtime.directly import runs_directly, saves_plainly, wants_gradients
 from attncomp.runtime.program import device_plan, program
+from attncomp.runtime.replay import Records, Replayed, Result
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Options: TypeAlias = tuple[float, str, str]
+"""The scale of a call, its pattern and its problem."""
 
 _library = torch.library.Library("attncomp", "DEF")
 _library.define(
@@ -57,26 +60,27 @@ def attention(
     scale: float,
     pattern: str,
     problem: str,
+    records: Records | None,
 ) -> tuple[Tensor, Tensor]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs.
 
     scores are in the plan's order, and so are the learned tensors of modifiers. tensors are what
     kernels read beside the selections: `attncomp.runtime.tables.block_state`, then the tensors of
-    modifiers.
+    modifiers. records: of such calls, if there may be some.
     """
     _refuse_tangents(q, k, v, *scores, *learned)
     given = [*scores, *learned]
-    state: list[Tensor] = []
     if not torch.compiler.is_compiling() and runs_directly(q, k, v, *given, *tensors):
-        if scores:
-            state = _select([score.detach() for score in scores], q.shape[2], pattern, problem)
         options = scale, pattern, problem
-        if wants_gradients(q, k, v, *given):
-            result: tuple[Tensor, Tensor] = _Attend.apply(
-                None, len(given), options, q, k, v, *given, *state, *tensors
-            )
-            return result
-        return _attend(q, k, v, given, [*state, *tensors], *options)
+        if not wants_gradients(q, k, v, *given):
+            out, lse = _whole(q, k, v, scores, tensors, options, records, keep=False).outputs
+            return out, lse
+        run = functools.partial(_run_directly, len(scores), records if saves_plainly() else None)
+        result: tuple[Tensor, Tensor] = _Attend.apply(
+            run, len(given), options, q, k, v, *given, *tensors
+        )
+        return result
+    state: list[Tensor] = []
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
     return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
@@ -191,6 +195,34 @@ def _attend(
     return out.contiguous(), lse.contiguous()
 
 
+@_guarded
+def _whole(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    options: Options,
+    records: Records | None,
+    *,
+    keep: bool,
+) -> Replayed:
+    """`_select` and `_attend`: out and lse, and what of the selections' state is kept."""
+    count, scale, pattern, problem = len(scores), *options
+
+    def call(given: Sequence[Tensor]) -> Result:
+        q, k, v, *others = given
+        state = _select(others[:count], q.shape[2], pattern, problem) if count else []
+        results = _attend(q, k, v, (), [*state, *others[count:]], scale, pattern, problem)
+        return results, state if keep else ()
+
+    # records know nothing of copies
+    given = [q, k, v, *[score.contiguous() for score in scores], *tensors]
+    if records is None or not q.shape[0]:
+        return Replayed(*call(given), None)
+    return records.run(call, given, keep=keep)
+
+
 @torch.library.register_fake("attncomp::attend_backward", lib=_library)
 def _fake_attend_backward(
     dout: Tensor,
@@ -247,38 +279,39 @@ def _attend_backward(
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` with its gradients; without a keyset, past the dispatcher.
+    """`attend` with its gradients.
 
-    Written out, because `torch.library.register_autograd` sends the lists of tensors through
+    run gives out, lse and what of the state is not there before, from q, k, v, the n_given tensors
+    that may have gradients and the state that is there before. Written out, because `torch.library.register_autograd` sends the lists of tensors through
     pytree, which takes several times as long as all the rest of a call.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        keyset: torch._C.DispatchKeySet | None,
-        n_scores: int,
-        options: tuple[float, str, str],
+        run: Callable[..., Replayed],
+        n_given: int,
+        options: Options,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *lists: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        scores, state = lists[:n_scores], lists[n_scores:]
-        if keyset is None:
-            out, lse = _attend(q, k, v, scores, state, *options)
-        else:
-            out, lse = _attend_below(keyset, q, k, v, scores, state, *options)
-        ctx.save_for_backward(q, k, v, out, lse, *state)
+        given, before = lists[:n_given], lists[n_given:]
+        (out, lse), state, ctx.record = run(q, k, v, given, before, options)
+        ctx.save_for_backward(q, k, v, out, lse, *before, *state)
         ctx.options = options
-        ctx.score_dtypes = [score.dtype for score in scores]
+        ctx.n_before = len(before)
+        ctx.score_dtypes = [tensor.dtype for tensor in given]
         # A gradient of None for lse spares its use, the usual case.
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse, *state = ctx.saved_tensors
+        q, k, v, out, lse, *saved = ctx.saved_tensors
+        before, kept = saved[: ctx.n_before], saved[ctx.n_before :]
+        state = [*(kept if ctx.record is None else ctx.record.state(*kept)), *before]
         dout, dlse = grads
         if dout is None:
             dout = torch.zeros_like(out)
@@ -295,8 +328,35 @@ class _Attend(torch.autograd.Function):
             if gradient is not None and ctx.needs_input_grad[index + 3]:
                 given[index] = gradient.to(dtype)
         needed = ctx.needs_input_grad[3:]
-        given += [None] * len(state)
+        given += [None] * len(before)
         return None, None, None, *(g if n else None for g, n in zip(given, needed, strict=True))
+
+
+def _run_directly(
+    n_scores: int,
+    records: Records | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: Sequence[Tensor],
+    before: Sequence[Tensor],
+    options: Options,
+) -> Replayed:
+    """As `_Attend` runs where nobody looks."""
+    return _whole(q, k, v, given[:n_scores], before, options, records, keep=True)
+
+
+def _run_below(
+    keyset: torch._C.DispatchKeySet,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: Sequence[Tensor],
+    before: Sequence[Tensor],
+    options: Options,
+) -> Replayed:
+    """As `_Attend` runs below autograd."""
+    return Replayed(_attend_below(keyset, q, k, v, given, before, *options), (), None)
 
 
 def _attend_below(keyset: torch._C.DispatchKeySet, *args: object) -> tuple[Tensor, Tensor]:
@@ -319,7 +379,7 @@ def _attend_autograd(
     tensors = (q, k, v, *scores)
     if wants_gradients(*tensors):
         result: tuple[Tensor, Tensor] = _Attend.apply(
-            keyset, len(scores), options, *tensors, *state
+            functools.partial(_run_below, keyset), len(scores), options, *tensors, *state
         )
         return result
     return _attend_below(keyset, q, k, v, scores, state, *options)

@@ -31,3 +31,11 @@ def runs_directly(*tensors: Tensor) -> bool:
 def wants_gradients(*tensors: Tensor) -> bool:
     """Whether autograd records what is done with any of these tensors."""
     return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+
+
+def saves_plainly() -> bool:
+    """Whether nobody looks at what is saved for backward.
+
+    Those who do, such as checkpoints, want every call to save the same.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
