@@ -12,24 +12,26 @@ last the learned ones stand behind the scores as well.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
-from attncomp.runtime.directly import runs_directly, saves_plainly, wants_gradients
+from attncomp.runtime.directly import (
+    refuse_tangents,
+    runs_directly,
+    saves_plainly,
+    wants_gradients,
+)
+from attncomp.runtime.guarded import guarded, unaliased
 from attncomp.runtime.program import device_plan, program
 from attncomp.runtime.replay import Records, Replayed, Result
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Options: TypeAlias = tuple[float, str, str]
 """The scale of a call, its pattern and its problem."""
 
@@ -68,7 +70,7 @@ def attention(
     kernels read beside the selections: `attncomp.runtime.tables.block_state`, then the tensors of
     modifiers. records: of such calls, if there may be some.
     """
-    _refuse_tangents(q, k, v, *scores, *learned)
+    refuse_tangents(q, k, v, *scores, *learned)
     given = [*scores, *learned]
     if not torch.compiler.is_compiling() and runs_directly(q, k, v, *given, *tensors):
         options = scale, pattern, problem
@@ -84,38 +86,6 @@ def attention(
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
     return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
-
-
-def _refuse_tangents(*tensors: Tensor) -> None:
-    """Raise BackendError for forward-mode derivatives, which would come out as zero."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise BackendError(
-            "forward-mode derivatives of attention are not available on this backend: "
-            "use backend 'reference'"
-        )
-
-
-def _guarded(kernel: Callable[P, R]) -> Callable[P, R]:
-    """The kernel as torch's own would run: on its tensors' device, without torch.autocast.
-
-    Triton launches on the current device, whatever the tensors'; and precision is part of a plan.
-    """
-
-    @functools.wraps(kernel)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        first: Any = args[0]
-        device = (first if isinstance(first, Tensor) else first[0]).device
-        casts = torch.is_autocast_enabled(device.type)
-        elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-        if not casts and not elsewhere:
-            return kernel(*args, **kwargs)
-        on_device = torch.cuda.device(device) if elsewhere else contextlib.nullcontext()
-        with on_device, torch.autocast(device.type, enabled=False):
-            return kernel(*args, **kwargs)
-
-    return run
 
 
 @torch.library.register_fake("attncomp::select", lib=_library)
@@ -141,24 +111,12 @@ def _real(score: Tensor) -> torch.dtype:
     return torch.float64 if score.dtype == torch.float64 else torch.float32
 
 
-@_guarded
+@guarded
 def _select(scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str) -> list[Tensor]:
     if not scores[0].shape[0]:
         return _fake_select(scores, n_queries, pattern, problem)
     state = program(pattern, problem, scores[0].device).select(tuple(scores), n_queries)
-    return _unaliased(state)
-
-
-def _unaliased(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, contiguous, each with memory of its own, as results of an op have to be."""
-    seen: set[int] = set()
-    results = []
-    for tensor in tensors:
-        tensor = tensor.contiguous()
-        storage = tensor.untyped_storage()._cdata
-        results.append(tensor.clone() if storage in seen else tensor)
-        seen.add(storage)
-    return results
+    return unaliased(state)
 
 
 @torch.library.register_fake("attncomp::attend", lib=_library)
@@ -178,7 +136,7 @@ def _fake_attend(
     return out, q.new_empty((batch, heads, n_queries), dtype=real)
 
 
-@_guarded
+@guarded
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -195,7 +153,6 @@ def _attend(
     return out.contiguous(), lse.contiguous()
 
 
-@_guarded
 def _whole(
     q: Tensor,
     k: Tensor,
@@ -208,7 +165,24 @@ def _whole(
     keep: bool,
 ) -> Replayed:
     """`_select` and `_attend`: out and lse, and what of the selections' state is kept."""
-    count, scale, pattern, problem = len(scores), *options
+    # records know nothing of copies
+    given = [q, k, v, *[score.contiguous() for score in scores], *tensors]
+    again = None if records is None else records.again(given, keep=keep)
+    return again or _run_whole(q, given, len(scores), options, records, keep=keep)
+
+
+@guarded
+def _run_whole(
+    q: Tensor,
+    given: Sequence[Tensor],
+    count: int,
+    options: Options,
+    records: Records | None,
+    *,
+    keep: bool,
+) -> Replayed:
+    """`_whole` of q, k, v, scores, of which there are count, and the other tensors."""
+    scale, pattern, problem = options
 
     def call(given: Sequence[Tensor]) -> Result:
         q, k, v, *others = given
@@ -216,8 +190,6 @@ def _whole(
         results = _attend(q, k, v, (), [*state, *others[count:]], scale, pattern, problem)
         return results, state if keep else ()
 
-    # records know nothing of copies
-    given = [q, k, v, *[score.contiguous() for score in scores], *tensors]
     if records is None or not q.shape[0]:
         return Replayed(*call(given), None)
     return records.run(call, given, keep=keep)
@@ -254,7 +226,7 @@ def _gradient_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
     return [*(state[size * names.index(name)] for name in plan.scores), *learned]
 
 
-@_guarded
+@guarded
 def _attend_backward(
     dout: Tensor,
     dlse: Tensor | None,
@@ -275,15 +247,16 @@ def _attend_backward(
     gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
     fields = _gradient_fields(served.plan, state)
     casts = [g.to(field.dtype) for g, field in zip(gradients[3:], fields, strict=True)]
-    return _unaliased([*gradients[:3], *casts])
+    return unaliased([*gradients[:3], *casts])
 
 
 class _Attend(torch.autograd.Function):
     """`attend` with its gradients.
 
     run gives out, lse and what of the state is not there before, from q, k, v, the n_given tensors
-    that may have gradients and the state that is there before. Written out, because `torch.library.register_autograd` sends the lists of tensors through
-    pytree, which takes several times as long as all the rest of a call.
+    that may have gradients and the state that is there before. Written out, because
+    `torch.library.register_autograd` sends the lists of tensors through pytree, which takes several
+    times as long as all the rest of a call.
     """
 
     @staticmethod

@@ -104,19 +104,16 @@ class Checks:
         self, q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor], scale: float | None
     ) -> tuple[object, ...] | None:
         """All that checks look at, for plain strided tensors; None for others."""
-        kind: list[object] = [scale, torch.get_float32_matmul_precision()]
         if scale is not None and type(scale) is not float:
             return None
-        if self.backend is None:
-            kind.append(knobs.BACKEND.read())
-        if self.tuned:
-            kind.append(wants_gradients(q, k, v, *tensors.values()))
-        for tensor in (q, k, v):
-            if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
-                return None
-            kind += tensor.dtype, tensor.device, tensor.shape, tensor.stride()
-        for name, tensor in tensors.items():
-            if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
-                return None
-            kind += name, tensor.dtype, tensor.device, tensor.shape, tensor.stride()
-        return tuple(kind)
+        given = (q, k, v, *tensors.values())
+        if not all([type(t) in PLAIN and t.layout is torch.strided for t in given]):
+            return None
+        return (
+            scale,
+            torch.get_float32_matmul_precision(),
+            knobs.BACKEND.read() if self.backend is None else None,
+            wants_gradients(*given) if self.tuned else None,
+            *tensors,
+            *[(t.dtype, t.device, t.shape, t.stride()) for t in given],
+        )

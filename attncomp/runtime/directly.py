@@ -6,7 +6,9 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
+from torch.autograd import forward_ad, profiler
+
+from attncomp.errors import BackendError
 
 PLAIN: Final = (Tensor, torch.nn.Parameter)
 """The types of tensors whose operators nobody overrides."""
@@ -39,3 +41,14 @@ def saves_plainly() -> bool:
     Those who do, such as checkpoints, want every call to save the same.
     """
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+
+
+def refuse_tangents(*tensors: Tensor) -> None:
+    """Raise BackendError for forward-mode derivatives, which would come out as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise BackendError(
+            "forward-mode derivatives of attention are not available on this backend: "
+            "use backend 'reference'"
+        )

@@ -23,21 +23,45 @@ ALIGNED: Final = 16  # bytes; Triton compiles anew for a tensor that starts else
 Grid: TypeAlias = tuple[int, int, int]
 
 
+Launch: TypeAlias = Callable[[Grid, int, Sequence[Any]], None]
+"""Launches a kernel on a stream of the current device, without hooks; pointers are integers."""
+
+
 class Compiled(NamedTuple):
-    """A compiled kernel, and what Triton's launcher takes of it."""
+    """A compiled kernel, and how it is launched."""
 
     kernel: Any
-    run: Callable[..., None]
-    function: int
-    metadata: Any
+    launch: Launch
 
     @classmethod
     def of(cls, kernel: Any) -> Compiled:
-        return cls(kernel, kernel.run, kernel.function, kernel.packed_metadata)
+        run = kernel.run
+        plain = hasattr(run, "launch") and not (run.global_scratch_size or run.profile_scratch_size)
+        known = plain and _triton().__version__.startswith("3.6.")
+        return cls(kernel, _by_driver(kernel) if known else _by_launcher(kernel))
 
-    def launch(self, grid: Grid, stream: int, args: Sequence[Any]) -> None:
-        """On a stream of the current device; for no hooks. Pointers may be integers."""
-        self.run(*grid, stream, self.function, self.metadata, None, None, None, *args)
+
+def _by_launcher(kernel: Any) -> Launch:
+    """By Triton's launcher."""
+    run, function, metadata = kernel.run, kernel.function, kernel.packed_metadata
+
+    def launch(grid: Grid, stream: int, args: Sequence[Any]) -> None:
+        run(*grid, stream, function, metadata, None, None, None, *args)
+
+    return launch
+
+
+def _by_driver(kernel: Any) -> Launch:
+    """By what Triton 3.6's launcher calls, for kernels without scratch memory, in half the time."""
+    run, function, metadata = kernel.run, kernel.function, kernel.packed_metadata
+    launch_compiled = run.launch
+    flags = run.launch_cooperative_grid, run.launch_pdl
+    options = (function, *flags, None, None, metadata, None, None, None)
+
+    def launch(grid: Grid, stream: int, args: Sequence[Any]) -> None:
+        launch_compiled(*grid, stream, *options, *args)
+
+    return launch
 
 
 class Launched(NamedTuple):
@@ -79,7 +103,8 @@ class QuickLaunch:
         values = list(args)
         key = self._key(values, keywords)
         compiled = None if key is None else self._compiled.get(key)
-        whole = (*grid, 1, 1)[:3]
+        x, y, z = (*grid, 1, 1)[:3]
+        whole = x, y, z
         if key is None or compiled is None:
             compiled = self._first(key, grid, args, keywords)
         elif is_hooked():
@@ -156,23 +181,22 @@ def _places(kernel: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> _Pl
 
 def is_hooked() -> bool:
     """Whether somebody, a profiler as a rule, wants Triton to tell of launches."""
-    runtime = _triton()[0].runtime
+    runtime = _triton().knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
 def current_stream(device: int) -> int:
     """The current stream of a device by number, as Triton's launcher takes it."""
-    stream: int = _triton()[1].active.get_current_stream(device)
+    stream: int = _triton().runtime.driver.active.get_current_stream(device)
     return stream
 
 
 @functools.cache
-def _triton() -> tuple[Any, Any]:
-    from triton import knobs
-    from triton.runtime import driver
+def _triton() -> Any:
+    import triton
 
-    return knobs, driver
+    return triton
 
 
 def with_quick_launches(module: ModuleType) -> ModuleType:

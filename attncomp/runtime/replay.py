@@ -9,6 +9,9 @@ is left for the next call is to fill in addresses.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -19,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attncomp.runtime.quick_launch import (
     ALIGNED,
-    Compiled,
     Grid,
+    Launch,
     Launched,
     current_stream,
     is_hooked,
@@ -64,7 +67,7 @@ class Field(NamedTuple):
 class Step(NamedTuple):
     """A launch; pick takes its arguments from the values of a call."""
 
-    kernel: Compiled
+    launch: Launch
     grid: Grid
     pick: Callable[[Sequence[Any]], tuple[Any, ...]]
 
@@ -74,38 +77,37 @@ class Record(NamedTuple):
 
     Its tensors are the given ones, then those of made, by shape and dtype: outputs, of which there
     are n_outputs, the buffer with the fields of the state, if any, and that of all in between. Its
-    values are the addresses of the tensors, places inside of them, and constants.
+    values are the addresses of the tensors, of places inside of them, by tensor, and constants.
     """
 
     made: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     n_outputs: int
     fields: tuple[Field, ...]
-    places: tuple[Place, ...]
+    places: tuple[tuple[int, tuple[int, ...]], ...]
     constants: tuple[Any, ...]
     steps: tuple[Step, ...]
 
     def run(self, given: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs, and the buffer of the state behind them, if any; of tensors of the same kind.
 
-        On the current device and stream, which are those of the tensors. None where launches have
-        to go another way: of unaligned tensors, or where a hook wants to know of them.
+        On the current stream. None where launches have to go another way: of unaligned tensors,
+        on another device than the current one, or where a hook wants to know of them.
         """
-        if is_hooked():
+        first = given[0]
+        device, number = first.device, first.get_device()
+        if is_hooked() or (number >= 0 and number != torch.cuda.current_device()):
             return None
-        device = given[0].device
         made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self.made]
-        values: list[Any] = [tensor.data_ptr() for tensor in given]
-        values += [tensor.data_ptr() for tensor in made]
-        addresses = 0
-        for address in values:
-            addresses |= address
-        if addresses % ALIGNED:
+        values: list[Any] = [*map(Tensor.data_ptr, given), *map(Tensor.data_ptr, made)]
+        if functools.reduce(operator.or_, values) % ALIGNED:
             return None
-        values += [values[tensor] + offset for tensor, offset in self.places]
+        for tensor, offsets in self.places:
+            start = values[tensor]
+            values += [start + offset for offset in offsets]
         values += self.constants
-        stream = current_stream(given[0].get_device())
-        for kernel, grid, pick in self.steps:
-            kernel.launch(grid, stream, pick(values))
+        stream = current_stream(number)
+        for launch, grid, pick in self.steps:
+            launch(grid, stream, pick(values))
         return made[: self.n_outputs + bool(self.fields)]
 
     def state(self, buffer: Tensor) -> list[Tensor]:
@@ -135,18 +137,21 @@ class Records:
     def __init__(self) -> None:
         self._found: dict[bool, Record | None] = {}
 
+    def again(self, given: Sequence[Tensor], *, keep: bool) -> Replayed | None:
+        """What a recorded call gives; None where there is none, or its record cannot be used."""
+        known = self._found.get(keep)
+        made = None if known is None else known.run(given)
+        if known is None or made is None:
+            return None
+        return Replayed(made[: known.n_outputs], made[known.n_outputs :], known)
+
     def run(self, call: Call, given: Sequence[Tensor], *, keep: bool) -> Replayed:
         """What the call gives, by its record where there is one; else one is made.
 
         The same call for the same keep; it takes the given tensors. keep: whether it gives a state.
         """
         if keep in self._found:
-            known = self._found[keep]
-            made = None if known is None else known.run(given)
-            if known is None or made is None:
-                return Replayed(*call(given), None)
-            count = known.n_outputs
-            return Replayed(made[:count], made[count:], known)
+            return self.again(given, keep=keep) or Replayed(*call(given), None)
         if any([tensor.data_ptr() % ALIGNED for tensor in given]):
             return Replayed(*call(given), None)
         result, self._found[keep] = record(call, given)
@@ -159,8 +164,7 @@ def record(call: Call, given: Sequence[Tensor]) -> tuple[Result, Record | None]:
     watch = _Watch(given)
     with watch, _watched(watch.launches.append):
         outputs, state = call(given)
-    known = watch.launches and all(launch.kernel is not None for launch in watch.launches)
-    if watch.others or not known:
+    if watch.others or not watch.launches:
         return (outputs, state), None
     try:
         return (outputs, state), _record(watch, len(given), outputs, state)
@@ -204,7 +208,7 @@ class _Watch(TorchDispatchMode):
 
 
 class _Unknown(LookupError):
-    """Memory that a call was not given and did not make."""
+    """Memory that a call was not given and did not make, or a launch that only Triton can make."""
 
 
 def _record(
@@ -219,7 +223,8 @@ def _record(
     memory.add_buffer(_lifetimes(watch.launches), packed=True)
     arguments = [[memory.argument(value) for value in launch.args] for launch in watch.launches]
     flat = [argument for row in arguments for argument in row]
-    places = dict.fromkeys(x for x in flat if isinstance(x, Place) and x.offset)
+    places = sorted({x for x in flat if isinstance(x, Place) and x.offset})
+    inside = itertools.groupby(places, key=itemgetter(0))
     constants = dict.fromkeys(x for x in flat if isinstance(x, _Constant))
     order = [Place(i, 0) for i in range(n_given + len(memory.made))]
     index = {value: i for i, value in enumerate((*order, *places, *constants))}
@@ -227,13 +232,19 @@ def _record(
         made=tuple(memory.made),
         n_outputs=len(outputs),
         fields=fields,
-        places=tuple(places),
+        places=tuple((tensor, tuple(x.offset for x in found)) for tensor, found in inside),
         constants=tuple(constant.value for constant in constants),
         steps=tuple(
-            Step(launch.kernel, launch.grid, itemgetter(*[index[x] for x in row]))
+            Step(_known(launch), launch.grid, itemgetter(*[index[x] for x in row]))
             for launch, row in zip(watch.launches, arguments, strict=True)
         ),
     )
+
+
+def _known(launch: Launched) -> Launch:
+    if launch.kernel is None:
+        raise _Unknown
+    return launch.kernel.launch
 
 
 class _Constant(NamedTuple):
