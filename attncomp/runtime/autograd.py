@@ -72,7 +72,7 @@ def attention(
     """
     refuse_tangents(q, k, v, *scores, *learned)
     given = [*scores, *learned]
-    if not torch.compiler.is_compiling() and runs_directly(q, k, v, *given, *tensors):
+    if runs_directly(q, k, v, *given, *tensors):
         options = scale, pattern, problem
         if not wants_gradients(q, k, v, *given):
             out, lse = _whole(q, k, v, scores, tensors, options, records, keep=False).outputs
@@ -315,7 +315,7 @@ def _run_directly(
     before: Sequence[Tensor],
     options: Options,
 ) -> Replayed:
-    """As `_Attend` runs where nobody looks."""
+    """`select` and `attend` past the dispatcher."""
     return _whole(q, k, v, given[:n_scores], before, options, records, keep=True)
 
 
@@ -328,16 +328,11 @@ def _run_below(
     before: Sequence[Tensor],
     options: Options,
 ) -> Replayed:
-    """As `_Attend` runs below autograd."""
-    return Replayed(_attend_below(keyset, q, k, v, given, before, *options), (), None)
-
-
-def _attend_below(keyset: torch._C.DispatchKeySet, *args: object) -> tuple[Tensor, Tensor]:
     """`attend` on the dispatch keys below autograd."""
+    args = (q, k, v, given, before, *options)
     with torch._C._AutoDispatchBelowAutograd():
         below = keyset & torch._C._after_autograd_keyset
-        result: tuple[Tensor, Tensor] = torch.ops.attncomp.attend.default.redispatch(below, *args)
-        return result
+        return Replayed(torch.ops.attncomp.attend.default.redispatch(below, *args), (), None)
 
 
 def _attend_autograd(
@@ -355,7 +350,8 @@ def _attend_autograd(
             functools.partial(_run_below, keyset), len(scores), options, *tensors, *state
         )
         return result
-    return _attend_below(keyset, q, k, v, scores, state, *options)
+    out, lse = _run_below(keyset, q, k, v, scores, state, options).outputs
+    return out, lse
 
 
 def _save_for_select(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

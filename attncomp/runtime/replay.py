@@ -143,7 +143,8 @@ class Records:
         made = None if known is None else known.run(given)
         if known is None or made is None:
             return None
-        return Replayed(made[: known.n_outputs], made[known.n_outputs :], known)
+        count = known.n_outputs
+        return Replayed(made[:count], made[count:], known if known.fields else None)
 
     def run(self, call: Call, given: Sequence[Tensor], *, keep: bool) -> Replayed:
         """What the call gives, by its record where there is one; else one is made.
