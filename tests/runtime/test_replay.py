@@ -160,10 +160,10 @@ def calls_of(run: Callable[[], object]) -> int:
 
 
 def test_a_known_call_calls_few_functions(launches: Launches, generator: torch.Generator) -> None:
-    """It was 480 with each launch and allocation worked out anew."""
+    """It was 489 with each launch and allocation worked out anew."""
     launches.idle = True
     pattern, given = known(SPARSE, generator)
-    assert calls_of(lambda: pattern(**given)) < 170  # type: ignore[arg-type]
+    assert calls_of(lambda: pattern(**given)) < 120  # type: ignore[arg-type]
 
 
 def test_unaligned_tensors_go_the_long_way(
