@@ -214,6 +214,25 @@ def test_strides_of_scores_make_a_kind(launches: Launches, generator: torch.Gene
         assert torch.equal(pattern(**(given | {"scores": turned})), wanted)
 
 
+def test_what_makes_another_kind(launches: Launches, generator: torch.Generator) -> None:
+    """Strides of q, the scale, and how products of float32 are formed."""
+    pattern, given = known("window(6)", generator)
+    turned = given["q"].transpose(1, 2).contiguous().transpose(1, 2)
+    changes: tuple[dict[str, Any], ...] = ({"q": turned}, {"scale": 0.5})
+    for change in changes:
+        found = pattern(**(given | change))
+        with Watched():
+            assert torch.equal(found, pattern(**(given | change)))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if before == "highest" else "highest")
+    try:
+        launches.slow.clear()
+        pattern(**given)  # type: ignore[arg-type]
+        assert launches.slow == ["forward_kernel"]  # compiled anew
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_hooks_are_told_of_launches(
     launches: Launches,
     used: list[Record],
