@@ -26,12 +26,13 @@ SHAPE = Shape(
     batch=1, query_heads=2, kv_heads=1, groups=2, n_queries=14, n_keys=17, head_dim=16, value_dim=16
 )
 SPARSE = "sparsek(k=7, lag=3) | window(5)"
-PATTERNS = (
-    "window(6)",
-    SPARSE,
-    'sparsek(k=5, gate="hard") | first(2)',
-    'sparsek(k=3, scores="near") | sparsek(k=4, scores="far")',
-    "window(7) with sink",
+CALLS = (
+    ("window(6)", False),
+    (SPARSE, False),
+    (SPARSE, True),
+    ('sparsek(k=5, gate="hard") | first(2)', True),
+    ('sparsek(k=3, scores="near") | sparsek(k=4, scores="far")', True),
+    ("window(7) with sink", True),
 )
 
 
@@ -89,8 +90,7 @@ def results(
     return [out, lse, *torch.autograd.grad(out, list(given.values()), dout, allow_unused=True)]
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("spec", PATTERNS)
+@pytest.mark.parametrize(("spec", "backward"), CALLS)
 def test_records_change_nothing(
     spec: str,
     backward: bool,
@@ -169,7 +169,7 @@ def test_a_known_call_calls_few_functions(launches: Launches, generator: torch.G
 def test_unaligned_tensors_go_the_long_way(
     launches: Launches, used: list[Record], generator: torch.Generator
 ) -> None:
-    pattern, given = known(SPARSE, generator)
+    pattern, given = known("window(6)", generator)
     wanted = pattern(**given)  # type: ignore[arg-type]
     assert len(used) == 1
     room = torch.empty(given["q"].numel() + 1)
@@ -181,7 +181,7 @@ def test_unaligned_tensors_go_the_long_way(
 def test_an_unaligned_first_call_does_not_count(
     launches: Launches, used: list[Record], generator: torch.Generator
 ) -> None:
-    pattern = attncomp.compile(SPARSE, backend="triton")
+    pattern = attncomp.compile("window(6)", backend="triton")
     given = {name: tensor.detach() for name, tensor in drawn(pattern, generator).items()}
     room = torch.empty(given["q"].numel() + 1)
     unaligned = room[1:].view(given["q"].shape).copy_(given["q"])
@@ -258,7 +258,7 @@ def test_checkpoints_see_the_same_saved(launches: Launches, generator: torch.Gen
 
     leaves = list(given.values())
     wanted = torch.autograd.grad(call(*leaves), leaves, dout)
-    for _ in range(3):
+    for _ in range(2):
         out = checkpoint(call, *leaves, use_reentrant=False)
         for one, other in zip(torch.autograd.grad(out, leaves, dout), wanted, strict=True):
             assert torch.equal(one, other)
