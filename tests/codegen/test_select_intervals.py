@@ -20,6 +20,7 @@ NARROW = {
     "FEWEST": 2,
     "RATIO": 2,
     "ROW_ITEMS": 32,
+    "SAMPLE": 4,
     "LIST_ITEMS": 16,
     "ITEMS": 8,
     "EVENTS": 4,
@@ -46,6 +47,8 @@ ROWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a jump": lambda x, t: x + 1e30 * (t > 40),
     "enormous": lambda x, t: 1e30 * x,
     "tiny": lambda x, t: 1e-30 * x,
+    "every eighth is high": lambda x, t: x + 9 * (t % 8 == 0),
+    "the last are high": lambda x, t: x + 9 * (t > 52),
     "infinite": lambda x, t: x.masked_fill(x > 1, torch.inf).masked_fill(x < -1, -torch.inf),
 }
 
