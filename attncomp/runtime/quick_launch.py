@@ -8,8 +8,10 @@ tell two compilations apart is a short key.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -31,13 +33,20 @@ class QuickLaunch:
 
     A launch of a kind not seen before, or of arguments that the key does not tell apart (unaligned
     tensors, sizes beyond 32 bits, what is neither tensor nor number), is Triton's own.
+
+    jitted: the kernel.
     """
 
     def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
+        self.jitted = kernel
         self._places: _Places | None = None
         self._launched = False
         self._compiled: dict[tuple[object, ...], Any] = {}
+        self._compiling: tuple[Future[None], ...] = ()
+
+    def await_first(self, compiling: Future[None]) -> None:
+        """Have launches that Triton might compile for wait for this, which compiles for some."""
+        self._compiling += (compiling,)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return functools.partial(self._launch, grid)
@@ -46,17 +55,26 @@ class QuickLaunch:
         key = self._key(args, keywords)
         compiled = None if key is None else self._compiled.get(key)
         if compiled is not None:
-            constants = self._kernel.arg_names[len(args) :]
+            constants = self.jitted.arg_names[len(args) :]
             whole = grid if len(grid) == 3 else (*grid, 1, 1)[:3]
             compiled[whole](*args, *[keywords[name] for name in constants])
             return
-        compiled = self._kernel[grid](*args, **keywords)
+        if self._compiling:
+            self._await_compiling()
+        compiled = self.jitted[grid](*args, **keywords)
         if not self._launched:
             self._launched = True
-            self._places = _places(self._kernel, args, keywords)
+            self._places = _places(self.jitted, args, keywords)
             key = self._key(args, keywords)
         if key is not None:
             self._compiled[key] = compiled
+
+    def _await_compiling(self) -> None:
+        for compiling in self._compiling:
+            # What went wrong does so again at the launch. `wait` would never see a cancellation.
+            with contextlib.suppress(CancelledError):
+                compiling.exception()
+        self._compiling = ()
 
     def _key(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[object, ...] | None:
         """What Triton would compile anew for; None where only Triton can tell."""
