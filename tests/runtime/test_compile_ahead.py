@@ -205,6 +205,7 @@ def test_gradients_after_a_call_without(compiler: Compiler, tmp_path: Path) -> N
     served.start(gradients=True)
     served.run(gradients=True)
     assert len(compiler.compiled) == before + len(found)
+    assert len(compiler.launchers) == len(compiler.compiled)  # nothing was started twice
     assert all(compiler.ahead)
 
 
