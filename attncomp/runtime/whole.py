@@ -69,7 +69,7 @@ class Whole(NamedTuple):
             elif tuned and q.shape[0]:
                 sample = Sample(q, k, v, used, state, factor, wants_gradients(q, k, v, *used))
                 problem = tuned_problem(pattern, problem, sample)
-            if q.shape[0] and runs_directly(q, k, v, *used, *learned, *state):
+            if runs_directly(q, k, v, *used, *learned, *state) and q.shape[0]:
                 ahead = program(pattern, problem, q.device).ahead
                 if ahead is not None:
                     gradients = wants_gradients(q, k, v, *used, *learned)
