@@ -9,8 +9,10 @@ Triton's launcher asks the driver whose memory it is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -88,13 +90,20 @@ class QuickLaunch:
 
     A launch of a kind not seen before, or of arguments that the key does not tell apart (unaligned
     tensors, sizes beyond 32 bits, what is neither tensor nor number), is Triton's own.
+
+    jitted: the kernel.
     """
 
     def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
+        self.jitted = kernel
         self._places: _Places | None = None
         self._launched = False
         self._compiled: dict[tuple[object, ...], Compiled] = {}
+        self._compiling: tuple[Future[None], ...] = ()
+
+    def await_first(self, compiling: Future[None]) -> None:
+        """Have launches that Triton might compile for wait for this, which compiles for some."""
+        self._compiling += (compiling,)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return functools.partial(self._launch, grid)
@@ -119,7 +128,7 @@ class QuickLaunch:
 
     def _constants(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> list[Any]:
         """The arguments behind the positional ones, in the order of the parameters."""
-        return [keywords[name] for name in self._kernel.arg_names[len(args) :]]
+        return [keywords[name] for name in self.jitted.arg_names[len(args) :]]
 
     def _first(
         self,
@@ -129,14 +138,23 @@ class QuickLaunch:
         keywords: dict[str, Any],
     ) -> Compiled | None:
         """Triton's own launch; what it compiled, where a key stands for that."""
-        kernel = self._kernel[grid](*args, **keywords)
+        if self._compiling:
+            self._await_compiling()
+        kernel = self.jitted[grid](*args, **keywords)
         if not self._launched:
             self._launched = True
-            self._places = _places(self._kernel, args, keywords)
+            self._places = _places(self.jitted, args, keywords)
             key = self._key(list(args), keywords)
         if key is None:
             return None
         return self._compiled.setdefault(key, Compiled.of(kernel))
+
+    def _await_compiling(self) -> None:
+        for compiling in self._compiling:
+            # What went wrong does so again at the launch. `wait` would never see a cancellation.
+            with contextlib.suppress(CancelledError):
+                compiling.exception()
+        self._compiling = ()
 
     def _key(self, args: list[Any], keywords: dict[str, Any]) -> tuple[Any, ...] | None:
         """What Triton would compile anew for, the device first; None where only Triton can tell.

@@ -11,10 +11,10 @@ from torch import Tensor
 from attncomp.ir.modifiers import Modifiers
 from attncomp.runtime import autograd
 from attncomp.runtime.autotune import Sample, latest_problem, tuned_problem
-from attncomp.runtime.directly import wants_gradients
+from attncomp.runtime.directly import runs_directly, wants_gradients
 from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
-from attncomp.runtime.program import problem_text
+from attncomp.runtime.program import problem_text, program
 from attncomp.runtime.replay import Records
 from attncomp.runtime.tables import BlockParts, block_state, list_heads
 
@@ -71,6 +71,11 @@ class Whole(NamedTuple):
             elif tuned and q.shape[0]:
                 sample = Sample(q, k, v, used, state, factor, wants_gradients(q, k, v, *used))
                 problem = tuned_problem(pattern, problem, sample)
+            if runs_directly(q, k, v, *used, *learned, *state) and q.shape[0]:
+                ahead = program(pattern, problem, q.device).ahead
+                if ahead is not None:
+                    gradients = wants_gradients(q, k, v, *used, *learned)
+                    ahead.call(q, k, v, used, state, factor, gradients=gradients)
         out, lse = autograd.attention(
             q, k, v, used, learned, state, factor, pattern, problem, records
         )
