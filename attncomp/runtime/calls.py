@@ -24,6 +24,9 @@ from attncomp.runtime.program import backend_for
 from attncomp.runtime.replay import Records
 
 _REMEMBERED: Final = 1024  # kinds of calls; a new length makes a new kind
+# Scores of the calls that have records. Those hold all that a selection takes until their last
+# launch; where there are more scores, the GPU takes longer than the host in any case.
+_RECORDED: Final = 1 << 18
 
 
 class Checked(NamedTuple):
@@ -97,7 +100,8 @@ class Checks:
             return
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        records = Records() if call.backend == "triton" else None
+        few = sum([tensor.numel() for tensor in call.inputs[3].values()]) <= _RECORDED
+        records = Records() if call.backend == "triton" and few else None
         self._known[call.kind] = _Known(call.scale, call.backend, problem, records)
 
     def _kind(

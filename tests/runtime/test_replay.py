@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from triton_support import OVERFLOWS
 
 import attncomp
-from attncomp.runtime import quick_launch, replay
+from attncomp.runtime import calls, quick_launch, replay
 from attncomp.runtime.replay import Record, Records
 
 pytestmark = OVERFLOWS
@@ -141,6 +141,21 @@ def test_a_call_allocates_its_results_and_one_buffer(
     monkeypatch.setattr(torch, "empty", note)
     pattern(**given)  # type: ignore[arg-type]
     assert len(shapes) == count
+
+
+@pytest.mark.parametrize(("limit", "served"), [(34, 1), (33, 0)])
+def test_many_scores_leave_no_record(
+    limit: int,
+    served: int,
+    launches: Launches,
+    used: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+    generator: torch.Generator,
+) -> None:
+    monkeypatch.setattr(calls, "_RECORDED", limit)
+    pattern, given = known(SPARSE, generator)
+    pattern(**given)  # type: ignore[arg-type]
+    assert len(used) == served
 
 
 def calls_of(run: Callable[[], object]) -> int:
