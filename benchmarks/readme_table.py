@@ -86,25 +86,6 @@ def _code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """A report of one shape in Markdown: where it ran, then a line a case.
-
-    Forward times have the selection's or mask's before them; memory is that of the greatest length.
-    """
-    rows = {(row["case"], row["length"]): row for row in report["rows"]}
-    cases = dict.fromkeys(row["case"] for row in report["rows"])
-    lengths = sorted({row["length"] for row in report["rows"]})
-    times = [f"{step}, N = {length}" for length in lengths for step in ("forward", "backward")]
-    lines = [["", *times, f"GiB, N = {lengths[-1]}"], ["---", *["---:"] * (len(times) + 1)]]
-    for case in cases:
-        line = [_code(case)]
-        for length in lengths:
-            line += _times(rows.get((case, length)), rows.get((DENSE, length)))
-        lines.append([*line, _memory(rows.get((case, lengths[-1])))])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_setting(report)}\n\n{text}\n"
-
-
 # A table each: what it is headed by, and the figure of a row.
 _FIGURES = {
     "Forward, ms": "forward_ms",
@@ -226,40 +207,12 @@ def _schedule(row: Row | None) -> str:
 
 
 def _versions(report: Mapping[str, Any]) -> str:
-    """Where a report was measured; old ones do not tell the driver."""
+    """Where a report was measured."""
     versions = report["environment"]
-    driver = f", driver {versions['driver']}" if "driver" in versions else ""
     return (
-        f"{versions['gpu']}{driver}, torch {versions['torch']}, triton {versions['triton']}, "
-        f"CUDA {versions['cuda']}"
+        f"{versions['gpu']}, driver {versions['driver']}, torch {versions['torch']}, "
+        f"triton {versions['triton']}, CUDA {versions['cuda']}"
     )
-
-
-def _setting(report: Mapping[str, Any]) -> str:
-    shape = report["shape"]
-    return (
-        f"{_versions(report)}; bfloat16, B={shape['batch']}, Hq={shape['heads']}, "
-        f"Hk={shape['kv_heads']}, G={shape['groups']}, D={shape['head_dim']}."
-    )
-
-
-def _times(row: Row | None, dense: Row | None) -> tuple[str, str]:
-    """Forward and backward of one case and length, each beside the dense kernel's time."""
-    if row is None:
-        return "-", "-"
-    if "error" in row:
-        # The class of the error alone: messages hold paths and line ends.
-        return f"did not run ({row['error'].split(':')[0]})", "-"
-    select, forward, backward = row["select_ms"], row["forward_ms"], row["backward_ms"]
-    text = f"{_number(select)} + {_number(forward)}" if select else _number(forward)
-    if dense is None or "error" in dense or dense is row:
-        return text, _number(backward)
-    ratios = dense["forward_ms"] / (select + forward), dense["backward_ms"] / backward
-    return f"{text} ({_number(ratios[0])}x)", f"{_number(backward)} ({_number(ratios[1])}x)"
-
-
-def _memory(row: Row | None) -> str:
-    return "-" if row is None or "error" in row else f"{row['peak_gib']:.2f}"
 
 
 def _number(value: float) -> str:
@@ -269,7 +222,7 @@ def _number(value: float) -> str:
 
 # The table of a report that has this entry.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "shape": lambda report: schedule_table(report) if "schedules" in report else table(report),
+    "schedules": schedule_table,
     "ceilings": matrix_table,
     "compile": compile_table,
 }
