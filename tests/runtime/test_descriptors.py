@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,8 @@ PROBLEM = Problem(
 SCALE = 0.3
 
 
-def takes(pattern: str, **changes: object) -> bool:
-    return "DESCRIPTORS" in render(lower(pattern, replace(PROBLEM, **changes)))  # type: ignore[arg-type]
+def takes(pattern: str, **changes: Any) -> bool:
+    return "DESCRIPTORS" in render(lower(pattern, replace(PROBLEM, **changes)))
 
 
 @pytest.mark.parametrize("pattern", ["causal", "window(256)", "sparsek(k=64) | window(64)"])
@@ -55,7 +56,7 @@ def test_modules_for_large_gpus_take_them(pattern: str) -> None:
     ],
     ids=str,
 )
-def test_modules_for_others_do_not(changes: dict[str, object]) -> None:
+def test_modules_for_others_do_not(changes: dict[str, Any]) -> None:
     assert not takes("causal", **changes)
 
 

@@ -60,7 +60,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     return found
 
 
-def drawn(pattern: attncomp.CompiledPattern, generator: torch.Generator) -> dict[str, Tensor]:
+def drawn(pattern: attncomp.CompiledPattern, generator: torch.Generator) -> dict[str, Any]:
     """Fresh tensors of a call, all with gradients."""
     inputs = random_inputs(SHAPE, generator, dtype=torch.float32)
     tensors = {"q": inputs.q, "k": inputs.k, "v": inputs.v}
@@ -80,13 +80,13 @@ class Watched(TorchDispatchMode):
 
 
 def results(
-    pattern: attncomp.CompiledPattern, given: dict[str, Tensor], dout: Tensor | None
+    pattern: attncomp.CompiledPattern, given: dict[str, Any], dout: Tensor | None
 ) -> list[Tensor]:
     """out and lse, and the gradients for dout, if any."""
     if dout is None:
         with torch.no_grad():
-            return list(pattern(**given, return_lse=True))  # type: ignore[arg-type]
-    out, lse = pattern(**given, return_lse=True)  # type: ignore[arg-type]
+            return list(pattern(**given, return_lse=True))
+    out, lse = pattern(**given, return_lse=True)
     return [out, lse, *torch.autograd.grad(out, list(given.values()), dout, allow_unused=True)]
 
 
@@ -110,14 +110,12 @@ def test_records_change_nothing(
         assert (one is None and other is None) or torch.equal(one, other)
 
 
-def known(
-    spec: str, generator: torch.Generator
-) -> tuple[attncomp.CompiledPattern, dict[str, Tensor]]:
+def known(spec: str, generator: torch.Generator) -> tuple[attncomp.CompiledPattern, dict[str, Any]]:
     """A pattern with calls of the kind of these tensors on record, without gradients."""
     pattern = attncomp.compile(spec, backend="triton")
     given = {name: tensor.detach() for name, tensor in drawn(pattern, generator).items()}
     for _ in range(2):
-        pattern(**given)  # type: ignore[arg-type]
+        pattern(**given)
     return pattern, given
 
 
@@ -139,7 +137,7 @@ def test_a_call_allocates_its_results_and_one_buffer(
 
     launches.idle = True
     monkeypatch.setattr(torch, "empty", note)
-    pattern(**given)  # type: ignore[arg-type]
+    pattern(**given)
     assert len(shapes) == count
 
 
@@ -154,7 +152,7 @@ def test_many_scores_leave_no_record(
 ) -> None:
     monkeypatch.setattr(calls, "_RECORDED", limit)
     pattern, given = known(SPARSE, generator)
-    pattern(**given)  # type: ignore[arg-type]
+    pattern(**given)
     assert len(used) == served
 
 
@@ -178,14 +176,14 @@ def test_a_known_call_calls_few_functions(launches: Launches, generator: torch.G
     """It was 489 with each launch and allocation worked out anew."""
     launches.idle = True
     pattern, given = known(SPARSE, generator)
-    assert calls_of(lambda: pattern(**given)) < 120  # type: ignore[arg-type]
+    assert calls_of(lambda: pattern(**given)) < 120
 
 
 def test_unaligned_tensors_go_the_long_way(
     launches: Launches, used: list[Record], generator: torch.Generator
 ) -> None:
     pattern, given = known("window(6)", generator)
-    wanted = pattern(**given)  # type: ignore[arg-type]
+    wanted = pattern(**given)
     assert len(used) == 1
     room = torch.empty(given["q"].numel() + 1)
     unaligned = room[1:].view(given["q"].shape).copy_(given["q"])
@@ -204,7 +202,7 @@ def test_an_unaligned_first_call_does_not_count(
         wanted = pattern(**(given | {"q": unaligned}))
     assert not used
     for _ in range(2):
-        assert torch.equal(pattern(**given), wanted)  # type: ignore[arg-type]
+        assert torch.equal(pattern(**given), wanted)
     assert len(used) == 1
 
 
@@ -223,7 +221,7 @@ def test_a_tensor_given_twice_is_two(
 
 def test_strides_of_scores_make_a_kind(launches: Launches, generator: torch.Generator) -> None:
     pattern, given = known(SPARSE, generator)
-    wanted = pattern(**given)  # type: ignore[arg-type]
+    wanted = pattern(**given)
     turned = given["scores"].mT.contiguous().mT
     for _ in range(3):
         assert torch.equal(pattern(**(given | {"scores": turned})), wanted)
@@ -242,7 +240,7 @@ def test_what_makes_another_kind(launches: Launches, generator: torch.Generator)
     torch.set_float32_matmul_precision("high" if before == "highest" else "highest")
     try:
         launches.slow.clear()
-        pattern(**given)  # type: ignore[arg-type]
+        pattern(**given)
         assert launches.slow == ["forward_kernel"]  # compiled anew
     finally:
         torch.set_float32_matmul_precision(before)
@@ -258,7 +256,7 @@ def test_hooks_are_told_of_launches(
     for space in (replay, quick_launch):
         monkeypatch.setattr(space, "is_hooked", lambda: True)
     launches.quick.clear()
-    pattern(**given)  # type: ignore[arg-type]
+    pattern(**given)
     assert not used and not launches.quick
 
 
