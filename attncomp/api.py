@@ -210,7 +210,7 @@ class CompiledPattern:
         return (out, lse) if return_lse else out
 
     def _attend(self, call: Checked) -> tuple[Tensor, Tensor]:
-        inputs, scale, backend, known, _ = call
+        inputs, scale, backend, known, records, _ = call
         device, heads = inputs[0].device, inputs[0].shape[1]
         if backend == "reference":
             out, lse = dense_attention(self._bound(heads), *inputs, self._entries, scale)
@@ -222,7 +222,7 @@ class CompiledPattern:
                 self._recent, self._recent_pieces = (backend, device), cut
         else:
             out, lse, problem = self._whole.attention(
-                *inputs, scale, self._text, backend, known, self._autotune
+                *inputs, scale, self._text, backend, known, self._autotune, records
             )
             if not torch.compiler.is_compiling():
                 self._recent = problem, device

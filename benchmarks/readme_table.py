@@ -10,6 +10,7 @@ benchmarks/compile_time.py one each, those of examples/train_lm.py a row each of
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +25,14 @@ _SECTION = re.compile(r"(<!-- begin ((?:\S+\.json )+)-->\n).*?(<!-- end -->)", r
 Row = Mapping[str, Any]
 
 
-def rendered(text: str, root: Path) -> str:
-    """The text with each table replaced by what its files, below root, say today."""
+def rendered(text: str, root: Path, *, brief: bool = False) -> str:
+    """The text with each table replaced by what its files, below root, say today.
+
+    If brief, of benchmarks/attention.py the figures of `_BRIEF` alone.
+    """
 
     def section(match: re.Match[str]) -> str:
-        return match[1] + _tables_of(root, match[2].split()) + match[3]
+        return match[1] + _tables_of(root, match[2].split(), brief) + match[3]
 
     found, count = _SECTION.subn(section, text)
     if count == 0 or count != text.count("<!-- begin "):
@@ -38,14 +42,15 @@ def rendered(text: str, root: Path) -> str:
     return found
 
 
-def _tables_of(root: Path, names: Sequence[str]) -> str:
+def _tables_of(root: Path, names: Sequence[str], brief: bool) -> str:
     missing = [name for name in names if not (root / name).exists()]
     reports = [
         json.loads((root / name).read_text(encoding="utf-8"))
         for name in names
         if name not in missing
     ]
-    parts = [make(report) for key, make in _TABLES.items() for report in reports if key in report]
+    tables = _TABLES | {"ceilings": functools.partial(matrix_table, brief=brief)}
+    parts = [make(report) for key, make in tables.items() for report in reports if key in report]
     if trainings := [report for report in reports if "runs" in report]:
         parts.append(training_table(trainings))
     if missing:
@@ -86,25 +91,6 @@ def _code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """A report of one shape in Markdown: where it ran, then a line a case.
-
-    Forward times have the selection's or mask's before them; memory is that of the greatest length.
-    """
-    rows = {(row["case"], row["length"]): row for row in report["rows"]}
-    cases = dict.fromkeys(row["case"] for row in report["rows"])
-    lengths = sorted({row["length"] for row in report["rows"]})
-    times = [f"{step}, N = {length}" for length in lengths for step in ("forward", "backward")]
-    lines = [["", *times, f"GiB, N = {lengths[-1]}"], ["---", *["---:"] * (len(times) + 1)]]
-    for case in cases:
-        line = [_code(case)]
-        for length in lengths:
-            line += _times(rows.get((case, length)), rows.get((DENSE, length)))
-        lines.append([*line, _memory(rows.get((case, lengths[-1])))])
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_setting(report)}\n\n{text}\n"
-
-
 # A table each: what it is headed by, and the figure of a row.
 _FIGURES = {
     "Forward, ms": "forward_ms",
@@ -114,13 +100,15 @@ _FIGURES = {
     "Time until a call of forward and backward returns, µs": "host_both_us",
     "Peak memory of forward and backward beyond the inputs, GiB": "peak_gib",
 }
+_BRIEF = ("forward_ms", "both_ms")
 _COMPARED = ("forward_ms", "backward_ms", "both_ms")
 
 
-def matrix_table(report: Mapping[str, Any]) -> str:
+def matrix_table(report: Mapping[str, Any], *, brief: bool = False) -> str:
     """A report of benchmarks/attention.py in Markdown: for each kind of setting a table a figure.
 
     Lines are cases, columns lengths. In brackets: how many times as long dense attention takes.
+    If brief, without the cases that could not be measured as well.
     """
     measured = [row for row in report["rows"] if "length" in row]
     kinds = dict.fromkeys(_kind(row) for row in measured)
@@ -129,8 +117,8 @@ def matrix_table(report: Mapping[str, Any]) -> str:
     for kind in kinds:
         rows = [row for row in measured if _kind(row) == kind]
         parts.append(_kind_text(rows[0]))
-        parts += _figure_tables(rows)
-    absent = [row for row in report["rows"] if "length" not in row]
+        parts += _figure_tables(rows, _BRIEF if brief else tuple(_FIGURES.values()))
+    absent = [row for row in report["rows"] if "length" not in row and not brief]
     parts += [f"{_code(row['case'])}: {row['error']}." for row in absent]
     return "\n\n".join(parts) + "\n"
 
@@ -147,14 +135,15 @@ def _kind_text(row: Row) -> str:
     )
 
 
-def _figure_tables(rows: Sequence[Row]) -> list[str]:
-    """The tables of one kind of setting, those of `_COMPARED` with a line for each case.
+def _figure_tables(rows: Sequence[Row], wanted: Sequence[str]) -> list[str]:
+    """The tables of the wanted figures for one kind of setting.
 
-    The others have lines and columns for what there are figures of.
+    Those of `_COMPARED` have a line for each case, the others lines and columns for what there are
+    figures of.
     """
     by_place = {(row["case"], row["length"]): row for row in rows}
     tables = []
-    for title, name in _FIGURES.items():
+    for title, name in [figure for figure in _FIGURES.items() if figure[1] in wanted]:
         shown = [row for row in rows if name in _COMPARED or row.get(name) is not None]
         lengths = sorted({row["length"] for row in shown})
         lines = [
@@ -226,40 +215,12 @@ def _schedule(row: Row | None) -> str:
 
 
 def _versions(report: Mapping[str, Any]) -> str:
-    """Where a report was measured; old ones do not tell the driver."""
+    """Where a report was measured."""
     versions = report["environment"]
-    driver = f", driver {versions['driver']}" if "driver" in versions else ""
     return (
-        f"{versions['gpu']}{driver}, torch {versions['torch']}, triton {versions['triton']}, "
-        f"CUDA {versions['cuda']}"
+        f"{versions['gpu']}, driver {versions['driver']}, torch {versions['torch']}, "
+        f"triton {versions['triton']}, CUDA {versions['cuda']}"
     )
-
-
-def _setting(report: Mapping[str, Any]) -> str:
-    shape = report["shape"]
-    return (
-        f"{_versions(report)}; bfloat16, B={shape['batch']}, Hq={shape['heads']}, "
-        f"Hk={shape['kv_heads']}, G={shape['groups']}, D={shape['head_dim']}."
-    )
-
-
-def _times(row: Row | None, dense: Row | None) -> tuple[str, str]:
-    """Forward and backward of one case and length, each beside the dense kernel's time."""
-    if row is None:
-        return "-", "-"
-    if "error" in row:
-        # The class of the error alone: messages hold paths and line ends.
-        return f"did not run ({row['error'].split(':')[0]})", "-"
-    select, forward, backward = row["select_ms"], row["forward_ms"], row["backward_ms"]
-    text = f"{_number(select)} + {_number(forward)}" if select else _number(forward)
-    if dense is None or "error" in dense or dense is row:
-        return text, _number(backward)
-    ratios = dense["forward_ms"] / (select + forward), dense["backward_ms"] / backward
-    return f"{text} ({_number(ratios[0])}x)", f"{_number(backward)} ({_number(ratios[1])}x)"
-
-
-def _memory(row: Row | None) -> str:
-    return "-" if row is None or "error" in row else f"{row['peak_gib']:.2f}"
 
 
 def _number(value: float) -> str:
@@ -269,8 +230,7 @@ def _number(value: float) -> str:
 
 # The table of a report that has this entry.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "shape": lambda report: schedule_table(report) if "schedules" in report else table(report),
-    "ceilings": matrix_table,
+    "schedules": schedule_table,
     "compile": compile_table,
 }
 
@@ -286,7 +246,7 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 @click.pass_context
 def main(ctx: click.Context, check: bool, readme: Path) -> None:
     text = readme.read_text(encoding="utf-8")
-    found = rendered(text, readme.parent)
+    found = rendered(text, readme.parent, brief=True)
     if found == text:
         click.echo(f"{readme.name} is up to date")
     elif check:

@@ -79,8 +79,16 @@ def patterns(
     """
     if soft is False:
         return _trees(_crisp_leaves(), max_leaves, complements=True)
-    drawn = st.sampled_from(modes).flatmap(lambda mode: _soft_trees(mode, max_leaves, names))
-    return drawn.filter(_has_sparsek) if soft else drawn
+
+    def drawn(mode: GateMode) -> Drawn[Expr]:
+        trees = _soft_trees(mode, max_leaves, names)
+        return st.builds(_with_sparsek, trees, sparse_ks((mode,), names)) if soft else trees
+
+    return st.sampled_from(modes).flatmap(drawn)
+
+
+def _with_sparsek(tree: Expr, leaf: Call) -> Expr:
+    return tree if _has_sparsek(tree) else Union((tree, leaf))
 
 
 def sparse_ks(

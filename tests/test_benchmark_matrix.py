@@ -355,6 +355,10 @@ def test_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text(json.dumps(REPORT))
     page = "<!-- begin one.json -->\n{}<!-- end -->\n"
     assert readme_table.rendered(page.format("typed\n"), tmp_path) == page.format(TABLE)
+    brief = readme_table.rendered(page.format("typed\n"), tmp_path, brief=True)
+    tables = [f"\n| {title}, ms |" for title in ("Forward", "Forward and backward")]
+    assert all(table in TABLE and table in brief for table in tables)
+    assert brief.count("---:") < TABLE.count("---:") and "not installed" not in brief
 
 
 def test_pictures(

@@ -211,35 +211,22 @@ def test_figures_are_those_of_the_results_files(readme_table: ModuleType) -> Non
 
 
 REPORT = {
-    "environment": {"gpu": "a GPU", "torch": "2.13", "triton": "3.9", "cuda": "13", "python": "3"},
-    "shape": {"batch": 1, "heads": 32, "kv_heads": 8, "groups": 8, "head_dim": 128},
-    "rows": [
-        {
-            "case": "a | b",
-            "length": 64,
-            "select_ms": 0.25,
-            "forward_ms": 0.75,
-            "backward_ms": 3.0,
-            "peak_gib": 0.125,
-        },
-        {
-            "case": "cuDNN SDPA causal",
-            "length": 64,
-            "select_ms": 0.0,
-            "forward_ms": 2.0,
-            "backward_ms": 1234.5,
-            "peak_gib": 2.0,
-        },
-        {"case": "a | b", "length": 128, "error": "OutOfMemoryError: much |\n text"},
-    ],
+    "environment": {
+        "gpu": "a GPU",
+        "driver": "5.8",
+        "torch": "2.13",
+        "triton": "3.9",
+        "cuda": "13",
+        "python": "3",
+    },
+    "compile": [{"case": "a | b", "cold_s": 7.5, "warm_s": 0.75, "again_s": 0.0125}],
 }
 TABLE = """\
-a GPU, torch 2.13, triton 3.9, CUDA 13; bfloat16, B=1, Hq=32, Hk=8, G=8, D=128.
+a GPU, driver 5.8, torch 2.13, triton 3.9, CUDA 13.
 
-|  | forward, N = 64 | backward, N = 64 | forward, N = 128 | backward, N = 128 | GiB, N = 128 |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| `a \\| b` | 0.25 + 0.75 (2x) | 3 (412x) | did not run (OutOfMemoryError) | - | - |
-| `cuDNN SDPA causal` | 2 | 1234 | - | - | - |
+| from text to first gradients, s | empty caches | caches on disk | second call |
+| --- | ---: | ---: | ---: |
+| `a \\| b` | 7.5 | 0.75 | 0.0125 |
 """
 
 

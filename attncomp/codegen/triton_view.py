@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +18,25 @@ class Argument(NamedTuple):
 
     parameter: str
     value: str
+
+
+def tile_descriptors(plan: KernelPlan) -> bool:
+    """Whether the key-major kernel may take its tiles by descriptors (`runtime.descriptors`).
+
+    Rows are copied so on sm_90 and up, where they are whole multiples of 16 bytes. Steps that walk
+    lists of blocks end before the tile does; tensor cores take float32 from shared memory in one
+    order alone; and rows of more than 128 numbers would spill.
+    """
+    problem = plan.problem
+    contiguous = [sweep for sweep in plan.sweeps if sweep.source is None]
+    return (
+        re.fullmatch(r"sm_(9|10|11)\d[af]?", problem.target) is not None
+        and problem.dtype in ("float16", "bfloat16")
+        and problem.head_dim % 8 == problem.value_dim % 8 == 0
+        and max(problem.head_dim, problem.value_dim) <= 128
+        and bool(contiguous)
+        and all(sweep.walk is None for sweep in contiguous)
+    )
 
 
 def state_text(plan: KernelPlan, selection: int, field: str) -> str:
@@ -134,9 +154,9 @@ def size_names(plan: KernelPlan) -> list[str]:
     None may be the name of a pointer too, whose alignment the compiler has to know.
     """
     names = ["n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks"]
-    names += ["heads_per_kv", "blocks", "n_best", "n_items", "n_levels", "groups", "capacity"]
-    names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
-    names += ["first_time", "span", "children_each", "level_size", "lowest", "highest"]
+    names += ["heads_per_kv", "blocks", "n_best", "groups", "capacity"]
+    names += ["n_children", "n_parents", "child_capacity", "parent_capacity", "spare_capacity"]
+    names += ["first_time", "span", "children_each"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]

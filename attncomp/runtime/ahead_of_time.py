@@ -185,11 +185,15 @@ _DTYPES: Final[Mapping[torch.dtype, str]] = MappingProxyType(
 
 
 def _kind(parameter: Any, value: object) -> str:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
     if parameter.is_constexpr or value is None:
         return "constexpr"
     match value:
         case Tensor():
             return f"*{_DTYPES[value.dtype]}"
+        case TensorDescriptor():
+            return f"tensordesc<{_DTYPES[value.base.dtype]}{list(value.block_shape)}>"
         case bool():
             return "u1"
         case int():
@@ -249,7 +253,7 @@ def _recorders(module: ModuleType, backend: Any, launches: list[_Launch]) -> Ite
 def _run(module: Any, plan: KernelPlan) -> None:
     """Call the host functions with tensors that have shapes and dtypes but no memory."""
     problem = plan.problem
-    kv_heads, length = 2, 4096
+    kv_heads, length = 32, 4096  # as many rows as make kernels take descriptors, where they can
     heads = kv_heads * problem.unit_heads
     dtype = getattr(torch, problem.dtype)
 

@@ -12,23 +12,28 @@ last the learned ones stand behind the scores as well.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
-from attncomp.runtime.directly import runs_directly, wants_gradients
+from attncomp.runtime.directly import (
+    refuse_tangents,
+    runs_directly,
+    saves_plainly,
+    wants_gradients,
+)
+from attncomp.runtime.guarded import guarded, unaliased
 from attncomp.runtime.program import device_plan, program
+from attncomp.runtime.replay import Records, Replayed, Result
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Options: TypeAlias = tuple[float, str, str]
+"""The scale of a call, its pattern and its problem."""
 
 _library = torch.library.Library("attncomp", "DEF")
 _library.define(
@@ -57,61 +62,30 @@ def attention(
     scale: float,
     pattern: str,
     problem: str,
+    records: Records | None,
 ) -> tuple[Tensor, Tensor]:
     """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs.
 
     scores are in the plan's order, and so are the learned tensors of modifiers. tensors are what
     kernels read beside the selections: `attncomp.runtime.tables.block_state`, then the tensors of
-    modifiers.
+    modifiers. records: of such calls, if there may be some.
     """
-    _refuse_tangents(q, k, v, *scores, *learned)
+    refuse_tangents(q, k, v, *scores, *learned)
     given = [*scores, *learned]
-    state: list[Tensor] = []
-    if not torch.compiler.is_compiling() and runs_directly(q, k, v, *given, *tensors):
-        if scores:
-            state = _select([score.detach() for score in scores], q.shape[2], pattern, problem)
+    if runs_directly(q, k, v, *given, *tensors):
         options = scale, pattern, problem
-        if wants_gradients(q, k, v, *given):
-            result: tuple[Tensor, Tensor] = _Attend.apply(
-                None, len(given), options, q, k, v, *given, *state, *tensors
-            )
-            return result
-        return _attend(q, k, v, given, [*state, *tensors], *options)
+        if not wants_gradients(q, k, v, *given):
+            out, lse = _whole(q, k, v, scores, tensors, options, records, keep=False).outputs
+            return out, lse
+        run = functools.partial(_run_directly, len(scores), records if saves_plainly() else None)
+        result: tuple[Tensor, Tensor] = _Attend.apply(
+            run, len(given), options, q, k, v, *given, *tensors
+        )
+        return result
+    state: list[Tensor] = []
     if scores:
         state = _select_op([score.detach() for score in scores], q.shape[2], pattern, problem)
     return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
-
-
-def _refuse_tangents(*tensors: Tensor) -> None:
-    """Raise BackendError for forward-mode derivatives, which would come out as zero."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise BackendError(
-            "forward-mode derivatives of attention are not available on this backend: "
-            "use backend 'reference'"
-        )
-
-
-def _guarded(kernel: Callable[P, R]) -> Callable[P, R]:
-    """The kernel as torch's own would run: on its tensors' device, without torch.autocast.
-
-    Triton launches on the current device, whatever the tensors'; and precision is part of a plan.
-    """
-
-    @functools.wraps(kernel)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        first: Any = args[0]
-        device = (first if isinstance(first, Tensor) else first[0]).device
-        casts = torch.is_autocast_enabled(device.type)
-        elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
-        if not casts and not elsewhere:
-            return kernel(*args, **kwargs)
-        on_device = torch.cuda.device(device) if elsewhere else contextlib.nullcontext()
-        with on_device, torch.autocast(device.type, enabled=False):
-            return kernel(*args, **kwargs)
-
-    return run
 
 
 @torch.library.register_fake("attncomp::select", lib=_library)
@@ -137,24 +111,12 @@ def _real(score: Tensor) -> torch.dtype:
     return torch.float64 if score.dtype == torch.float64 else torch.float32
 
 
-@_guarded
+@guarded
 def _select(scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str) -> list[Tensor]:
     if not scores[0].shape[0]:
         return _fake_select(scores, n_queries, pattern, problem)
     state = program(pattern, problem, scores[0].device).select(tuple(scores), n_queries)
-    return _unaliased(state)
-
-
-def _unaliased(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors, contiguous, each with memory of its own, as results of an op have to be."""
-    seen: set[int] = set()
-    results = []
-    for tensor in tensors:
-        tensor = tensor.contiguous()
-        storage = tensor.untyped_storage()._cdata
-        results.append(tensor.clone() if storage in seen else tensor)
-        seen.add(storage)
-    return results
+    return unaliased(state)
 
 
 @torch.library.register_fake("attncomp::attend", lib=_library)
@@ -174,7 +136,7 @@ def _fake_attend(
     return out, q.new_empty((batch, heads, n_queries), dtype=real)
 
 
-@_guarded
+@guarded
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -189,6 +151,48 @@ def _attend(
         return _fake_attend(q, k, v, scores, state, scale, pattern, problem)
     out, lse = program(pattern, problem, q.device).forward(q, k, v, tuple(state), scale)
     return out.contiguous(), lse.contiguous()
+
+
+def _whole(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    options: Options,
+    records: Records | None,
+    *,
+    keep: bool,
+) -> Replayed:
+    """`_select` and `_attend`: out and lse, and what of the selections' state is kept."""
+    # records know nothing of copies
+    given = [q, k, v, *[score.contiguous() for score in scores], *tensors]
+    again = None if records is None else records.again(given, keep=keep)
+    return again or _run_whole(q, given, len(scores), options, records, keep=keep)
+
+
+@guarded
+def _run_whole(
+    q: Tensor,
+    given: Sequence[Tensor],
+    count: int,
+    options: Options,
+    records: Records | None,
+    *,
+    keep: bool,
+) -> Replayed:
+    """`_whole` of q, k, v, scores, of which there are count, and the other tensors."""
+    scale, pattern, problem = options
+
+    def call(given: Sequence[Tensor]) -> Result:
+        q, k, v, *others = given
+        state = _select(others[:count], q.shape[2], pattern, problem) if count else []
+        results = _attend(q, k, v, (), [*state, *others[count:]], scale, pattern, problem)
+        return results, state if keep else ()
+
+    if records is None or not q.shape[0]:
+        return Replayed(*call(given), None)
+    return records.run(call, given, keep=keep)
 
 
 @torch.library.register_fake("attncomp::attend_backward", lib=_library)
@@ -222,7 +226,7 @@ def _gradient_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
     return [*(state[size * names.index(name)] for name in plan.scores), *learned]
 
 
-@_guarded
+@guarded
 def _attend_backward(
     dout: Tensor,
     dlse: Tensor | None,
@@ -243,42 +247,44 @@ def _attend_backward(
     gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
     fields = _gradient_fields(served.plan, state)
     casts = [g.to(field.dtype) for g, field in zip(gradients[3:], fields, strict=True)]
-    return _unaliased([*gradients[:3], *casts])
+    return unaliased([*gradients[:3], *casts])
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` with its gradients; without a keyset, past the dispatcher.
+    """`attend` with its gradients.
 
-    Written out, because `torch.library.register_autograd` sends the lists of tensors through
-    pytree, which takes several times as long as all the rest of a call.
+    run gives out, lse and what of the state is not there before, from q, k, v, the n_given tensors
+    that may have gradients and the state that is there before. Written out, because
+    `torch.library.register_autograd` sends the lists of tensors through pytree, which takes several
+    times as long as all the rest of a call.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        keyset: torch._C.DispatchKeySet | None,
-        n_scores: int,
-        options: tuple[float, str, str],
+        run: Callable[..., Replayed],
+        n_given: int,
+        options: Options,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *lists: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        scores, state = lists[:n_scores], lists[n_scores:]
-        if keyset is None:
-            out, lse = _attend(q, k, v, scores, state, *options)
-        else:
-            out, lse = _attend_below(keyset, q, k, v, scores, state, *options)
-        ctx.save_for_backward(q, k, v, out, lse, *state)
+        given, before = lists[:n_given], lists[n_given:]
+        (out, lse), state, ctx.record = run(q, k, v, given, before, options)
+        ctx.save_for_backward(q, k, v, out, lse, *before, *state)
         ctx.options = options
-        ctx.score_dtypes = [score.dtype for score in scores]
+        ctx.n_before = len(before)
+        ctx.score_dtypes = [tensor.dtype for tensor in given]
         # A gradient of None for lse spares its use, the usual case.
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse, *state = ctx.saved_tensors
+        q, k, v, out, lse, *saved = ctx.saved_tensors
+        before, kept = saved[: ctx.n_before], saved[ctx.n_before :]
+        state = [*(kept if ctx.record is None else ctx.record.state(*kept)), *before]
         dout, dlse = grads
         if dout is None:
             dout = torch.zeros_like(out)
@@ -295,16 +301,38 @@ class _Attend(torch.autograd.Function):
             if gradient is not None and ctx.needs_input_grad[index + 3]:
                 given[index] = gradient.to(dtype)
         needed = ctx.needs_input_grad[3:]
-        given += [None] * len(state)
+        given += [None] * len(before)
         return None, None, None, *(g if n else None for g, n in zip(given, needed, strict=True))
 
 
-def _attend_below(keyset: torch._C.DispatchKeySet, *args: object) -> tuple[Tensor, Tensor]:
+def _run_directly(
+    n_scores: int,
+    records: Records | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: Sequence[Tensor],
+    before: Sequence[Tensor],
+    options: Options,
+) -> Replayed:
+    """`select` and `attend` past the dispatcher."""
+    return _whole(q, k, v, given[:n_scores], before, options, records, keep=True)
+
+
+def _run_below(
+    keyset: torch._C.DispatchKeySet,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: Sequence[Tensor],
+    before: Sequence[Tensor],
+    options: Options,
+) -> Replayed:
     """`attend` on the dispatch keys below autograd."""
+    args = (q, k, v, given, before, *options)
     with torch._C._AutoDispatchBelowAutograd():
         below = keyset & torch._C._after_autograd_keyset
-        result: tuple[Tensor, Tensor] = torch.ops.attncomp.attend.default.redispatch(below, *args)
-        return result
+        return Replayed(torch.ops.attncomp.attend.default.redispatch(below, *args), (), None)
 
 
 def _attend_autograd(
@@ -319,10 +347,11 @@ def _attend_autograd(
     tensors = (q, k, v, *scores)
     if wants_gradients(*tensors):
         result: tuple[Tensor, Tensor] = _Attend.apply(
-            keyset, len(scores), options, *tensors, *state
+            functools.partial(_run_below, keyset), len(scores), options, *tensors, *state
         )
         return result
-    return _attend_below(keyset, q, k, v, scores, state, *options)
+    out, lse = _run_below(keyset, q, k, v, scores, state, options).outputs
+    return out, lse
 
 
 def _save_for_select(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

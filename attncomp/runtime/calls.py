@@ -21,17 +21,25 @@ from attncomp.runtime.checks import (
 from attncomp.runtime.directly import PLAIN, wants_gradients
 from attncomp.runtime.inputs import Sizes, autocast, checked_inputs
 from attncomp.runtime.program import backend_for
+from attncomp.runtime.replay import Records
 
 _REMEMBERED: Final = 1024  # kinds of calls; a new length makes a new kind
+# Scores of the calls that have records. Those hold all that a selection takes until their last
+# launch; where there are more scores, the GPU takes longer than the host in any case.
+_RECORDED: Final = 1 << 18
 
 
 class Checked(NamedTuple):
-    """What a call runs with; problem is None where `problem_text` has to tell it."""
+    """What a call runs with; problem is None where `problem_text` has to tell it.
+
+    records: of calls of this kind, where they may be made.
+    """
 
     inputs: tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]
     scale: float
     backend: str
     problem: str | None
+    records: Records | None
     kind: tuple[object, ...] | None
 
 
@@ -41,6 +49,7 @@ class _Known(NamedTuple):
     scale: float
     backend: str
     problem: str
+    records: Records | None
 
 
 @dataclass(eq=False)
@@ -83,7 +92,7 @@ class Checks:
             tensors, self.needed, self.entries, sizes, self.text, q, self.learned
         )
         factor = checked_scale(scale, q.shape[3], self.text, own=self.own_scale)
-        return Checked((q, k, v, tensors), factor, backend, None, kind)
+        return Checked((q, k, v, tensors), factor, backend, None, None, kind)
 
     def remember(self, call: Checked, problem: str) -> None:
         """Take calls like this one, which are checked, for checked."""
@@ -91,25 +100,24 @@ class Checks:
             return
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[call.kind] = _Known(call.scale, call.backend, problem)
+        few = sum([tensor.numel() for tensor in call.inputs[3].values()]) <= _RECORDED
+        records = Records() if call.backend == "triton" and few else None
+        self._known[call.kind] = _Known(call.scale, call.backend, problem, records)
 
     def _kind(
         self, q: Tensor, k: Tensor, v: Tensor, tensors: dict[str, Tensor], scale: float | None
     ) -> tuple[object, ...] | None:
         """All that checks look at, for plain strided tensors; None for others."""
-        kind: list[object] = [scale]
         if scale is not None and type(scale) is not float:
             return None
-        if self.backend is None:
-            kind.append(knobs.BACKEND.read())
-        if self.tuned:
-            kind.append(wants_gradients(q, k, v, *tensors.values()))
-        for tensor in (q, k, v):
-            if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
-                return None
-            kind += tensor.dtype, tensor.device, tensor.shape, tensor.stride()
-        for name, tensor in tensors.items():
-            if type(tensor) not in PLAIN:
-                return None
-            kind += name, tensor.dtype, tensor.device, tensor.shape, tensor.layout
-        return tuple(kind)
+        given = (q, k, v, *tensors.values())
+        if not all([type(t) in PLAIN and t.layout is torch.strided for t in given]):
+            return None
+        return (
+            scale,
+            torch.get_float32_matmul_precision(),
+            knobs.BACKEND.read() if self.backend is None else None,
+            wants_gradients(*given) if self.tuned else None,
+            *tensors,
+            *[(t.dtype, t.device, t.shape, t.stride()) for t in given],
+        )

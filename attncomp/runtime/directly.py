@@ -6,7 +6,9 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
+from torch.autograd import forward_ad, profiler
+
+from attncomp.errors import BackendError
 
 PLAIN: Final = (Tensor, torch.nn.Parameter)
 """The types of tensors whose operators nobody overrides."""
@@ -31,3 +33,22 @@ def runs_directly(*tensors: Tensor) -> bool:
 def wants_gradients(*tensors: Tensor) -> bool:
     """Whether autograd records what is done with any of these tensors."""
     return torch.is_grad_enabled() and any([tensor.requires_grad for tensor in tensors])
+
+
+def saves_plainly() -> bool:
+    """Whether nobody looks at what is saved for backward.
+
+    Those who do, such as checkpoints, want every call to save the same.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+
+
+def refuse_tangents(*tensors: Tensor) -> None:
+    """Raise BackendError for forward-mode derivatives, which would come out as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise BackendError(
+            "forward-mode derivatives of attention are not available on this backend: "
+            "use backend 'reference'"
+        )

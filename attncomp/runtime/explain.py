@@ -65,7 +65,10 @@ def explain(
 
 
 def _atomics(plan: KernelPlan) -> str:
-    return "no atomics" if plan.modifiers.bias is None else "atomics add integers alone"
+    # A selection's kernels share the room for their lists by a counter.
+    counted = plan.selections and plan.problem.backend == "triton"
+    integers = plan.modifiers.bias is not None or counted
+    return "atomics add integers alone" if integers else "no atomics"
 
 
 def explain_groups(
@@ -256,7 +259,9 @@ def _time(plan: KernelPlan) -> str:
         time = f"O(keys in ranges by {_extents(ranges)}), O(N^2) at most"
     parts = [f"{time}, forward and backward"]
     if plan.selections:
-        parts.append("O(N log N) for the selection, once a score group")
+        linear = plan.problem.backend == "triton"  # torch sorts
+        selection = "O(N)" if linear else "O(N log N)"
+        parts.append(f"{selection} for the selection, once a score group")
     sizes = {walk.size for walk in plan.walks if not isinstance(walk.entry.table, Drawn)}
     parts += [f"the table of (N / {size})^2 blocks is read once a call" for size in sorted(sizes)]
     return "; ".join(parts)

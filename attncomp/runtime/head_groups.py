@@ -187,7 +187,7 @@ def attention_of_groups(
             every = all_slopes(q) if name == STANDARD_SLOPES else tensors[name]
             given[name] = every[slice(*piece.heads)]
         out, lse, problem = piece.whole.attention(
-            query, key, value, given, scale, piece.pattern, backend, None, tuned
+            query, key, value, given, scale, piece.pattern, backend, None, tuned, None
         )
         results.append((out, lse))
         problems.append((piece, problem))

@@ -11,7 +11,8 @@ import importlib.util
 import math
 import operator
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from attncomp.errors import BackendError
 from attncomp.frontend.ast import Expr
 from attncomp.ir.schedule import BackendName, DtypeName, Problem, schedule_from
 from attncomp.runtime.cache import cache_key, default_cache
+from attncomp.runtime.compile_ahead import Ahead, cores
 from attncomp.runtime.loader import load_generated
 from attncomp.runtime.quick_launch import with_quick_launches
 from attncomp.runtime.strides import Kernels, composed
@@ -38,13 +40,34 @@ _DTYPES: Final[dict[torch.dtype, DtypeName]] = {
 _PROBLEM_WORDS: Final = 5  # of a problem's text, behind which a tuned schedule may stand
 
 
-class Program(NamedTuple):
-    """The functions that serve a plan, and the plan."""
+@dataclass(eq=False)
+class Program:
+    """The functions that serve a plan, and the plan.
+
+    ahead: compiles their kernels side by side, where that is worth it.
+    """
 
     plan: KernelPlan
     select: Callable[..., tuple[Tensor, ...]]
     forward: Callable[..., tuple[Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, ...]]
+    ahead: Ahead | None = None
+
+    def __post_init__(self) -> None:
+        if self.ahead is not None:
+            for name in Kernels._fields:
+                setattr(self, name, self._first(name, self.ahead))
+
+    def _first(self, name: str, ahead: Ahead) -> Callable[..., Any]:
+        """A function that takes its own place, so that calls but the first cost nothing more."""
+        function = getattr(self, name)
+
+        def first(*args: Any) -> Any:
+            setattr(self, name, function)
+            ahead.function(name, args)
+            return function(*args)
+
+        return first
 
 
 @functools.cache
@@ -54,7 +77,14 @@ def program(pattern: str, problem: str, device: torch.device) -> Program:
     Raises BackendError and CacheError where that is not possible.
     """
     plan = device_plan(pattern, problem, device)
-    return Program(plan, *composed(plan, _kernels))
+    ahead = Ahead(plan, _kernels, device) if _compiles_quickly(plan, device) else None
+    return Program(plan, *composed(plan, _kernels), ahead)
+
+
+def _compiles_quickly(plan: KernelPlan, device: torch.device) -> bool:
+    """Whether kernels are `QuickLaunch`es, which may be compiled ahead, on several cores."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and plan.problem.backend == "triton" and cores() > 1
 
 
 @functools.cache

@@ -11,10 +11,10 @@ INTERVAL = 64  # times that one program of the last launch serves
 PROGRAMS = 128  # intervals of all rows that the coarsest level should have at least
 FEWEST = 16  # and of one row
 RATIO = 64  # the most intervals of the last launch in one of a level
-ROW_ITEMS = 8192  # keys of a row, of a long list and of a short one that a program takes at a time
-SAMPLE = 4096  # keys of a row that bracket the thresholds of a prefix four times as long
+ROW_ITEMS = 4096  # keys of a row, of a long list and of a short one that a program takes at a time
 LIST_ITEMS = 256
 ITEMS = 32
+SAMPLE = 2048  # keys that bracket the thresholds of a prefix eight times as long
 EVENTS = 16  # changes of the thresholds that it takes at a time
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from attncomp.ir.modifiers import Modifiers
 from attncomp.runtime import autograd
 from attncomp.runtime.autotune import Sample, latest_problem, tuned_problem
-from attncomp.runtime.directly import wants_gradients
+from attncomp.runtime.directly import runs_directly, wants_gradients
 from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
-from attncomp.runtime.program import problem_text
+from attncomp.runtime.program import problem_text, program
+from attncomp.runtime.replay import Records
 from attncomp.runtime.tables import BlockParts, block_state, list_heads
 
 
@@ -50,11 +51,12 @@ class Whole(NamedTuple):
         backend: str,
         problem: str | None,
         tuned: bool,  # no defaults: torch.compile cannot guard them on what it holds constant
+        records: Records | None,
     ) -> tuple[Tensor, Tensor, str]:
         """out [B, Hq, Nq, Dv] and lse [B, Hq, Nq] of checked inputs, and the problem.
 
         scale is that of a pattern without one of its own. problem: the call's, where it is known.
-        tuned: whether to search for the fastest schedule where it is not.
+        tuned: whether to search for the fastest schedule where it is not. records: of such calls.
         """
         used = [tensors[name] for name in self.scores]
         state = block_state(self.blocks, Call.of(q, k, tensors)) if any(self.blocks) else []
@@ -69,5 +71,12 @@ class Whole(NamedTuple):
             elif tuned and q.shape[0]:
                 sample = Sample(q, k, v, used, state, factor, wants_gradients(q, k, v, *used))
                 problem = tuned_problem(pattern, problem, sample)
-        out, lse = autograd.attention(q, k, v, used, learned, state, factor, pattern, problem)
+            if runs_directly(q, k, v, *used, *learned, *state) and q.shape[0]:
+                ahead = program(pattern, problem, q.device).ahead
+                if ahead is not None:
+                    gradients = wants_gradients(q, k, v, *used, *learned)
+                    ahead.call(q, k, v, used, state, factor, gradients=gradients)
+        out, lse = autograd.attention(
+            q, k, v, used, learned, state, factor, pattern, problem, records
+        )
         return out, lse, problem

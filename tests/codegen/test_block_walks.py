@@ -123,6 +123,28 @@ def test_tiles_lie_within_blocks(size: int, queries: int, keys: int) -> None:
     assert (tile.forward.queries, tile.forward.keys) == (queries, keys)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "blocks(16) - sparsek(k=5, lag=9, gate='hard')",
+        "blocks(16) | sparsek(k=5, lag=9, gate='logit')",
+    ],
+)
+def test_torch_selection_beside_lists(pattern: str, generator: torch.Generator) -> None:
+    """The state of the selection ends where the lists begin."""
+    inputs = random_inputs(shaped(37, 40), generator)
+    leaves = [tensor.requires_grad_() for tensor in (inputs.q, inputs.k, inputs.v)]
+    mask = tables(16, 40, 1, generator)["block_mask"]
+    assert lower(pattern, make_problem(shaped(37, 40))).walks
+    found, expected = (
+        attncomp.compile(pattern, backend=backend)(*leaves, scores=inputs.scores, block_mask=mask)
+        for backend in ("torch", "reference")
+    )
+    gradients = [torch.autograd.grad(out, leaves, inputs.dout) for out in (found, expected)]
+    for one, other in zip((found, *gradients[0]), (expected, *gradients[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
 def test_torch_rows_of_several_words(generator: torch.Generator) -> None:
     """107 blocks: rows of three words, of which some list nothing."""
     shape = dataclasses.replace(shaped(610, 1700, 1), query_heads=2, kv_heads=1, groups=1)

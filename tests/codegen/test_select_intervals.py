@@ -20,7 +20,7 @@ NARROW = {
     "FEWEST": 2,
     "RATIO": 2,
     "ROW_ITEMS": 32,
-    "SAMPLE": 8,
+    "SAMPLE": 4,
     "LIST_ITEMS": 16,
     "ITEMS": 8,
     "EVENTS": 4,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +71,24 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def generated() -> set[str]:
     return {name for name in sys.modules if name.startswith("attncomp_generated_")}
+
+
+def test_a_first_call_compiles_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    threads: set[str] = set()
+
+    def note(*, cache_hit: bool, **_: object) -> None:
+        assert not cache_hit
+        threads.add(threading.current_thread().name)
+
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    monkeypatch.setattr(triton.knobs.compilation, "listener", note)
+    compiled = attncomp.compile("sparsek(k=61, lag=29) | window(31)")
+    inputs = make_inputs(777)
+    step(lambda q, k, v, s: compiled(q, k, v, scores=s), inputs, gradient_for(inputs))
+    assert len(threads) > 1
+    assert all(name.startswith("attncomp-compile") for name in threads)
 
 
 def test_new_lengths_compile_nothing(compilations: list[str]) -> None:

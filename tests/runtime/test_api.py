@@ -294,6 +294,12 @@ def test_explain(spec: str) -> None:
     assert attncomp.compile(spec, backend="torch").explain() == EXPLAINED[spec]
 
 
+def test_the_selection_of_triton_does_not_sort() -> None:
+    text = attncomp.compile("sparsek(k=8)", backend="triton").explain()
+    assert "time         O(N), forward and backward; O(N) for the selection, once" in text
+    assert "determinism  deterministic on every backend: atomics add integers alone\n" in text
+
+
 def test_the_reference_does_not_claim_the_cost_of_kernels() -> None:
     text = attncomp.compile("window(4)", backend="reference").explain()
     assert "time         O(N^2), on backend reference\n" in text

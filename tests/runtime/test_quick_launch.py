@@ -10,17 +10,43 @@ import pytest
 import torch
 from torch import Tensor
 
+from attncomp.runtime import quick_launch
 from attncomp.runtime.quick_launch import QuickLaunch
 
 
 class Compiled:
-    """What Triton gives for a launch; notes its own launches."""
+    """What Triton gives for a launch; notes its own launches, those by the driver apart."""
 
-    def __init__(self) -> None:
+    function = 17
+    packed_metadata = (4, 1, 0)
+
+    def __init__(self, scratch: int = 0) -> None:
         self.launches: list[tuple[tuple[int, ...], tuple[object, ...]]] = []
+        self.hooked: list[tuple[object, ...]] = []
+        self.by_driver: list[tuple[object, ...]] = []
+        self.run = Launcher(self, scratch)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return lambda *args: self.launches.append((grid, args))
+        return lambda *args: self.hooked.append(args)
+
+
+@dataclass(eq=False)
+class Launcher:
+    """Triton's launcher, with the attributes of that of version 3.6."""
+
+    compiled: Compiled
+    global_scratch_size: int
+    profile_scratch_size: int = 0
+    launch_cooperative_grid: bool = False
+    launch_pdl: bool = False
+
+    def __call__(self, x: int, y: int, z: int, stream: int, function: int, *args: Any) -> None:
+        metadata, *hooks = args[:4]
+        assert (stream, function, metadata, hooks) == (3, 17, (4, 1, 0), [None] * 3)
+        self.compiled.launches.append(((x, y, z), args[4:]))
+
+    def launch(self, *args: object) -> None:
+        self.compiled.by_driver.append(args)
 
 
 @dataclass(eq=False)
@@ -28,6 +54,7 @@ class Kernel:
     """A jitted function with the parameters x, size, scale and ALIGN; compiles at every launch."""
 
     specialised: bool = False
+    scratch: int = 0
 
     def __post_init__(self) -> None:
         self.compiled: list[Compiled] = []
@@ -42,7 +69,7 @@ class Kernel:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def launch(*args: object, **keywords: object) -> Compiled:
-            self.compiled.append(Compiled())
+            self.compiled.append(Compiled(self.scratch))
             return self.compiled[-1]
 
         return launch
@@ -53,6 +80,23 @@ def x() -> Tensor:
     return torch.zeros(64, dtype=torch.bfloat16)
 
 
+class Machine:
+    """What is read of Triton beside kernels."""
+
+    def __init__(self, version: str, *hooks: object) -> None:
+        self.__version__ = version
+        chains = [SimpleNamespace(calls=[]), SimpleNamespace(calls=list(hooks))]
+        runtime = SimpleNamespace(launch_enter_hook=chains[0], launch_exit_hook=chains[1])
+        self.knobs = SimpleNamespace(runtime=runtime)
+        active = SimpleNamespace(get_current_stream=lambda device: device + 4)
+        self.runtime = SimpleNamespace(driver=SimpleNamespace(active=active))
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_launch, "_triton", lambda: Machine("3.9.0"))
+
+
 def test_the_second_launch_is_quick(x: Tensor) -> None:
     kernel = Kernel()
     quick = QuickLaunch(kernel)
@@ -61,9 +105,35 @@ def test_the_second_launch_is_quick(x: Tensor) -> None:
     quick[(9, 2)](x, 1, 0.25, ALIGN=8, num_warps=4)
     assert len(kernel.compiled) == 1
     assert kernel.compiled[0].launches == [
-        ((9, 1, 1), (x, 6, 0.25, 8)),
-        ((9, 2, 1), (x, 1, 0.25, 8)),
+        ((9, 1, 1), (x.data_ptr(), 6, 0.25, 8)),
+        ((9, 2, 1), (x.data_ptr(), 1, 0.25, 8)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "scratch", "known"), [("3.6.1", 0, True), ("3.6.1", 8, False), ("3.60.0", 0, False)]
+)
+def test_the_driver_is_called_where_its_function_is_known(
+    x: Tensor, version: str, scratch: int, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick_launch, "_triton", lambda: Machine(version))
+    kernel = Kernel(scratch=scratch)
+    quick = QuickLaunch(kernel)
+    for _ in range(2):
+        quick[(7,)](x, 5, 0.5, ALIGN=8)
+    flags = (False, False, None, None, (4, 1, 0), None, None, None)
+    launched = [(7, 1, 1, 3, 17, *flags, x.data_ptr(), 5, 0.5, 8)]
+    assert kernel.compiled[0].by_driver == (launched if known else [])
+    assert len(kernel.compiled[0].launches) == (not known)
+
+
+def test_hooks_see_quick_launches(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel()
+    quick = QuickLaunch(kernel)
+    quick[(7,)](x, 5, 0.5, ALIGN=8)
+    monkeypatch.setattr(quick_launch, "_triton", lambda: Machine("3.9.0", print))
+    quick[(7,)](x, 5, 0.5, ALIGN=8)
+    assert kernel.compiled[0].hooked == [(x, 5, 0.5, 8)] and len(kernel.compiled) == 1
 
 
 def test_what_triton_compiles_anew_for(x: Tensor) -> None:

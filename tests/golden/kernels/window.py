@@ -31,10 +31,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 SIZES = [  # integers that take any value without a compilation of their own
     "n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks",
-    "heads_per_kv", "blocks", "n_best", "n_items", "n_levels", "groups", "capacity", "n_children",
-    "n_parents", "child_capacity", "parent_capacity", "first_time", "span", "children_each",
-    "level_size", "lowest", "highest", "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row",
-    "v_batch", "v_head", "v_row",
+    "heads_per_kv", "blocks", "n_best", "groups", "capacity", "n_children", "n_parents",
+    "child_capacity", "parent_capacity", "spare_capacity", "first_time", "span", "children_each",
+    "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head", "v_row",
 ]
 
 
@@ -246,7 +245,8 @@ def backward_query_kernel(
         weight = tl.exp2(x - row_lse[:, None])
         weight = tl.where(mask, weight, 0.0)
         dp = tl.dot(dout_tile, v_tile, input_precision=PRECISION)
-        dx = weight * (dp - row_delta[:, None])
+        excess = dp - row_delta[:, None]
+        dx = weight * excess
         ds = dx
         dq_tile = tl.dot(ds.to(k_tile.dtype), tl.trans(k_tile), dq_tile, input_precision=PRECISION)
 
@@ -280,6 +280,9 @@ def backward_key_kernel(
     value_column = tl.arange(0, BLOCK_VALUE_DIM)
     dk_tile = tl.zeros([KEYS, BLOCK_HEAD_DIM], tl.float32)
     dv_tile = tl.zeros([KEYS, BLOCK_VALUE_DIM], tl.float32)
+    # a step's addresses: a scalar for its first query, and these for the queries from there
+    lanes = tl.arange(0, QUERIES)
+    q_lanes = lanes.to(tl.int64) * q_row * ALIGN
     q_base = q + batch * q_batch * ALIGN
     k_base = k + batch * k_batch * ALIGN + kv_head * k_head * ALIGN
     v_base = v + batch * v_batch * ALIGN + kv_head * v_head * ALIGN
@@ -299,24 +302,25 @@ def backward_key_kernel(
     for step in tl.range(0, tl.maximum(tl.cdiv(upper - lower, QUERIES), 0) * heads_per_kv):
         head = kv_head * heads_per_kv + step % heads_per_kv
         step_head = head
-        query = lower + step // heads_per_kv * QUERIES + tl.arange(0, QUERIES)
+        start = lower + step // heads_per_kv * QUERIES
+        query = start + lanes
+        q_start = q_base + head * q_head * ALIGN + start.to(tl.int64) * q_row * ALIGN
+        first_row = (batch * heads + head) * n_queries + start
         valid = query < n_queries
         position = query + offset
         shared_valid, shared_position = valid, position
-        q_offsets = step_head * q_head * ALIGN + query.to(tl.int64) * q_row * ALIGN
         q_tile = tl.load(  # [queries, head_dim]
-            q_base + q_offsets[:, None] + head_column[None, :],
+            q_start + q_lanes[:, None] + head_column[None, :],
             mask=valid[:, None],
             other=0.0,
         )
-        row_index = (batch * heads + step_head) * n_queries + query
         dout_tile = tl.load(  # [queries, value_dim]
-            dout + row_index[:, None] * VALUE_DIM + value_column[None, :],
+            dout + first_row * VALUE_DIM + (lanes * VALUE_DIM)[:, None] + value_column[None, :],
             mask=valid[:, None],
             other=0.0,
         )
-        row_lse = tl.load(lse_log2 + row_index, mask=valid, other=float("inf"))
-        row_delta = tl.load(row_deltas + row_index, mask=valid, other=0.0)
+        row_lse = tl.load(lse_log2 + first_row + lanes, mask=valid, other=float("inf"))
+        row_delta = tl.load(row_deltas + first_row + lanes, mask=valid, other=0.0)
         product = tl.dot(k_tile, tl.trans(q_tile), input_precision=PRECISION)
         distance = shared_position[None, :] - key[:, None]
         mask = key_valid[:, None]
@@ -327,7 +331,8 @@ def backward_key_kernel(
         value_weight = weight.to(dout_tile.dtype)
         dv_tile = tl.dot(value_weight, dout_tile, dv_tile, input_precision=PRECISION)
         dp = tl.dot(v_tile, tl.trans(dout_tile), input_precision=PRECISION)
-        dx = weight * (dp - row_delta[None, :])
+        excess = dp - row_delta[None, :]
+        dx = weight * excess
         ds = dx
         dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
 

@@ -1,0 +1,68 @@
+"""Descriptors of tiles, by which GPUs of compute capability 9 and up copy tiles on their own.
+
+A load by a descriptor takes one thread and no addresses, where one by pointers takes an instruction
+for every 16 bytes, and registers. Rows outside of a tensor are read as 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from torch import Tensor
+
+from attncomp.runtime.launch import alignment
+
+if TYPE_CHECKING:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+# Rows of queries, of all heads, from which on kernels take descriptors. Triton's own launch, which
+# encodes them anew each time, costs the host more than shorter kernels gain.
+FEWEST_ROWS: Final = 1 << 17
+
+
+def can_describe(
+    q: Tensor, k: Tensor, v: Tensor, dout: Tensor, lse: Tensor, row_deltas: Tensor
+) -> bool:
+    """Whether tensors [B, H, N, D], and [B, H, N] float32 for the last two, have descriptors.
+
+    Those take addresses and strides that are multiples of 16 bytes, which no row may share with
+    another; and they are worth it from `FEWEST_ROWS` on.
+    """
+    tiles = q, k, v, dout
+    return (
+        lse.numel() >= FEWEST_ROWS
+        and lse.shape[2] % 4 == 0
+        and all([tensor.numel() and 0 not in tensor.stride() for tensor in tiles])
+        and alignment(*tiles) > 1
+        and lse.data_ptr() % 16 == row_deltas.data_ptr() % 16 == 0
+    )
+
+
+def describe(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dout: Tensor,
+    lse: Tensor,
+    row_deltas: Tensor,
+    queries: int,
+    keys: int,
+    head_dim: int,
+    value_dim: int,
+) -> tuple[TensorDescriptor, ...]:
+    """Descriptors of tiles of rows of one head: by queries or keys, and by padded head dims."""
+    tiles = (
+        (q, queries, head_dim),
+        (k, keys, head_dim),
+        (v, keys, value_dim),
+        (dout, queries, value_dim),
+        (lse, queries),
+        (row_deltas, queries),
+    )
+    return tuple([_descriptor(tensor, *tile) for tensor, *tile in tiles])
+
+
+def _descriptor(tensor: Tensor, *tile: int) -> TensorDescriptor:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, *tile])
