@@ -155,6 +155,11 @@ class KernelPlan:
     pattern: str = field(compare=False)
 
     @property
+    def forward_keys(self) -> int:
+        """Keys of the forward's tiles."""
+        return self.schedule.forward.keys if self.hopper is None else self.hopper.keys
+
+    @property
     def all_sweeps(self) -> tuple[SweepPlan, ...]:
         """The sweeps, and those of the strided parts, in terms of the whole pattern."""
         return (*self.sweeps, *(sweep for part in self.strided for sweep in part.sweeps))

@@ -164,8 +164,7 @@ def _number(value: float) -> str:
 
 
 def _tiles(plan: KernelPlan) -> str:
-    tile = plan.schedule.forward
-    return f"{tile.queries} queries by {tile.keys} keys"
+    return f"{plan.schedule.forward.queries} queries by {plan.forward_keys} keys"
 
 
 def _forward_rows(plan: KernelPlan, dense: bool) -> Iterator[tuple[str, str]]:

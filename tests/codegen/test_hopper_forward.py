@@ -34,6 +34,7 @@ FOUR = Shape(
     batch=2, query_heads=8, kv_heads=2, groups=2, n_queries=200, n_keys=200,
     head_dim=64, value_dim=64,
 )  # fmt: skip
+ONE = replace(FOUR, batch=1)
 CASES = {
     "causal": FOUR,
     "full": replace(FOUR, n_queries=70, n_keys=300),
@@ -41,13 +42,13 @@ CASES = {
     "window(9) | first(4)": replace(FOUR, query_heads=2, kv_heads=2),
     "chunk(70) | first(3)": replace(FOUR, query_heads=4, kv_heads=2),
     "causal & ~window(7)": FOUR,
-    "sparsek(k=70)": replace(FOUR, n_queries=90, n_keys=333),
+    "sparsek(k=70)": replace(ONE, n_queries=90, n_keys=333),
     "sparsek(k=69, lag=40) | window(30)": replace(FOUR, query_heads=16, groups=1, value_dim=128),
     'sparsek(k=9, gate="hard", lag=3) | window(3)': replace(FOUR, query_heads=2),
-    'sparsek(k=100, gate="logit") | window(20)': FOUR,
-    'sparsek(k=20, gate="value") & window(64)': FOUR,
-    "sparsek(k=80) - window(33)": FOUR,
-    "sparsek(k=30) | sparsek(k=9, lag=50) | first(2)": replace(FOUR, query_heads=4),
+    'sparsek(k=100, gate="logit") | window(20)': ONE,
+    'sparsek(k=20, gate="value") & window(64)': ONE,
+    "sparsek(k=80) - window(33)": ONE,
+    "sparsek(k=30) | sparsek(k=9, lag=50) | first(2)": replace(ONE, query_heads=4),
 }
 
 
@@ -122,8 +123,8 @@ MODIFIED = {
     "causal with alibi": FOUR,
     "causal with bias(9)": FOUR,
     "window(9) with sink": replace(FOUR, query_heads=2, kv_heads=2),
-    "(sparsek(k=20, lag=9) | window(9)) with softcap(3), alibi, sink": FOUR,
-    'sparsek(k=20, gate="logit") with bias(9)': FOUR,
+    "(sparsek(k=20, lag=9) | window(9)) with softcap(3), alibi, sink": ONE,
+    'sparsek(k=20, gate="logit") with bias(9)': ONE,
 }
 
 
