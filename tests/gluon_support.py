@@ -198,7 +198,7 @@ def _layout(*_: object) -> str:
 
 LANGUAGE = SimpleNamespace(
     constexpr=lambda value: value,
-    int32=torch.int32, int64=torch.int64, float32=torch.float32,
+    int32=torch.int32, uint32=torch.int64, int64=torch.int64, float32=torch.float32,
     float16=torch.float16, bfloat16=torch.bfloat16,
     program_id=lambda axis: _program.number, num_programs=lambda axis: _program.count,
     static_range=range, to_tensor=lambda value: value, where=_where, load=load, store=store,

@@ -22,7 +22,7 @@ def test_it_fits(pattern: str, dtype: DtypeName) -> None:
     reports = compile_plan(lower(pattern, problem), TARGET)
     report = next(report for report in reports if report.name == "hopper_forward_kernel")
     assert report.shared <= limits(TARGET).shared
-    assert report.spills <= 192  # all of it outside of the loops over tiles
+    assert report.spills <= 512  # what a work item begins with, not what the loops over tiles have
     assert "wgmma.mma_async" in report.text
     # one for the rows of K, Q or V, of 16 bytes; none of the copies is element by element
     assert "cp.async.cg.shared.global" in report.text
