@@ -157,6 +157,8 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += ["heads_per_kv", "blocks", "n_best", "groups", "capacity"]
     names += ["n_children", "n_parents", "child_capacity", "parent_capacity", "spare_capacity"]
     names += ["first_time", "span", "children_each"]
+    if plan.selections:
+        names += ["n_nodes", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
