@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_intervals(n_times: int, rows: int) -> None:
 def test_no_interval_is_longer_than_the_last(n_times: int, nodes: int) -> None:
     """Checkpoint i stands at n_times i^2 / nodes^2, rounded up."""
     times = [-(-n_times * i * i // (nodes * nodes)) for i in range(nodes + 1)]
-    lengths = [b - a for a, b in zip(times[:-1], times[1:], strict=True)]
+    lengths = [b - a for a, b in itertools.pairwise(times)]
     assert max(lengths) <= selection.longest(n_times, nodes) <= max(lengths) + 2
 
 
