@@ -36,10 +36,11 @@ class Level:
     interval's first k best are among them, how many other keys have a gate of 1 throughout, how
     many one in (0, 1), and how many items are old; the checkpoint's time, and how many survivors it
     has, or -1; reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1) relative to
-    the next theta. keys and values [R, capacity] hold the lists, also those of the last launch;
-    where they end stands in place of the list of the last checkpoint. Survivors are the keys up to
-    a checkpoint that matter later, up to `room`: [R, nodes + 1, room], on the coarsest level.
-    `slices` programs share an interval in the last launch.
+    the next theta. keys and values [R, capacity] hold the lists, also those of the last launch, if
+    it reads this level; where they end stands in place of the list of the last checkpoint.
+    Survivors are the keys up to a checkpoint that matter later, up to `room`: [R, nodes + 1, room],
+    on the coarsest level.
+    `slices` programs share an interval in the last launch, none if that reads another level.
     """
 
     nodes: int
@@ -77,17 +78,20 @@ def levels(score: Tensor, kept: int) -> list[Level]:
     n_times = n_keys - kept
     nodes = intervals(n_times, rows)
     length = longest(n_times, nodes)
-    coarsest = _level(score, rows, nodes, length, min(n_keys, SURVIVORS * kept + SAMPLE))
+    room = min(n_keys, SURVIVORS * kept + SAMPLE)
     if length <= LONGEST:
-        return [coarsest]
-    return [coarsest, _level(score, rows, nodes * PARTS, max(FEW, -(-length // PARTS)), 0)]
+        return [_level(score, nodes, -(-length // (SLOTS - 1)), room)]
+    parts = nodes * PARTS
+    slices = -(-max(FEW, -(-length // PARTS)) // (SLOTS - 1))
+    return [_level(score, nodes, 0, room), _level(score, parts, slices, 0)]
 
 
-def _level(score: Tensor, rows: int, nodes: int, length: int, room: int) -> Level:
-    slices = -(-length // (SLOTS - 1))
-    # the lists of this level, and of the last launch
-    n_keys = score.shape[2]
-    capacity = _list_capacity(n_keys, nodes) + _list_capacity(n_keys, nodes * slices)
+def _level(score: Tensor, nodes: int, slices: int, room: int) -> Level:
+    """slices: of an interval in the last launch, 0 for a level that it does not read."""
+    rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
+    capacity = _list_capacity(n_keys, nodes)
+    if slices > 0:
+        capacity += _list_capacity(n_keys, nodes * slices)
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, *shape), dtype=dtype, device=score.device)
