@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures("interpreted"), OVERFLOWS]
 
 NARROW = {
     "PROGRAMS": 1,
-    "FEWEST": 3,
+    "FEWEST": 2,
     "SHORTEST": 2,
     "LONGEST": 2,
     "PARTS": 2,
@@ -24,14 +24,14 @@ NARROW = {
     "SLICES": 2,
     "SURVIVORS": 4,
     "ROW_ITEMS": 32,
-    "INTERVAL_ITEMS": 16,
-    "LIST_ITEMS": 16,
+    "INTERVAL_ITEMS": 32,
+    "LIST_ITEMS": 32,
     "SPAN_ITEMS": 32,
     "SAMPLE": 8,
-    "SLOTS": 4,
+    "SLOTS": 8,
     "WIDE": 16,
     "ITEMS": 8,
-    "FILL": 8,
+    "FILL": 16,
 }
 
 
