@@ -37,7 +37,14 @@ OVERFLOWS = pytest.mark.filterwarnings(
 )
 
 # The interpreter takes as long for a wide tile as for a narrow one.
-WIDE_TILES = {"PROGRAMS": 1, "FEWEST": 3, "LIST_ITEMS": 512, "ITEMS": 512, "EVENTS": 128}
+WIDE_TILES = {
+    "PROGRAMS": 1,
+    "FEWEST": 3,
+    "LIST_ITEMS": 512,
+    "ITEMS": 512,
+    "WIDE": 512,
+    "SLOTS": 128,
+}
 
 
 @contextmanager

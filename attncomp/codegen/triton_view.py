@@ -155,8 +155,10 @@ def size_names(plan: KernelPlan) -> list[str]:
     """
     names = ["n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks"]
     names += ["heads_per_kv", "blocks", "n_best", "groups", "capacity"]
-    names += ["n_children", "n_parents", "child_capacity", "parent_capacity", "spare_capacity"]
+    names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
     names += ["first_time", "span", "children_each"]
+    if plan.selections:
+        names += ["n_nodes", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]

@@ -167,11 +167,11 @@ def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
 def list_spans(n_queries: int, segment: int, tile: int) -> list[int]:
     """Lengths of the spans that key lists are made for, each a divisor of the one before.
 
-    From at most 16 over all queries, by factors of 8, to `segment`, then by up to 64 to `tile`: all
+    From at most 64 over all queries, by factors of 8, to `segment`, then by up to 64 to `tile`: all
     keys are read for each of the longest, and all that one of them lists for each that it holds.
     """
     spans = [segment]
-    while spans[0] * 16 < n_queries:
+    while spans[0] * 64 < n_queries:
         spans.insert(0, spans[0] * 8)
     while spans[-1] > tile:
         spans.append(max(tile, spans[-1] // 64))

@@ -7,77 +7,107 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-INTERVAL = 64  # times that one program of the last launch serves
 PROGRAMS = 128  # intervals of all rows that the coarsest level should have at least
 FEWEST = 16  # and of one row
-RATIO = 64  # the most intervals of the last launch in one of a level
-ROW_ITEMS = 4096  # keys of a row, of a long list and of a short one that a program takes at a time
+SHORTEST = 64  # times of an interval, at least as many as this on average
+LONGEST = 4096  # times of an interval that is not divided
+PARTS = 8  # of longer ones, by how many new keys they have
+FEW = 512  # new keys of an interval that is one part
+SLICES = 16  # programs that share an interval in the last launch
+SURVIVORS = 8  # times k keys at most that a checkpoint hands on
+ROW_ITEMS = 4096  # keys of a row, of an interval, and of a list that a program takes at a time
+INTERVAL_ITEMS = 1024
 LIST_ITEMS = 256
-ITEMS = 32
-SAMPLE = 2048  # keys that bracket the thresholds of a prefix eight times as long
-EVENTS = 16  # changes of the thresholds that it takes at a time
+SPAN_ITEMS = 4096  # keys that may be selected in a span of queries
+SAMPLE = 2048  # keys that a threshold is estimated from
+SLOTS = 32  # changes of the thresholds that the last launch takes at a time, and one
+WIDE = 128  # what that takes at a time: keys of an interval, those of a slice, times
+ITEMS = 16
+FILL = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """Intervals of `span` times each, between checkpoints; one list of keys for each interval.
+    """Intervals of time between checkpoints; one list of keys for each interval.
 
     Row r has `nodes` intervals and one checkpoint more. theta [R, nodes + 1] in the scores' dtype;
-    ints [R, nodes + 1, 8] int32: the key of theta, support, the first key that is NaN, and of the
+    ints [R, nodes + 1, 12] int32: the key of theta, support, the first key that is NaN, and of the
     interval that begins there: where its list starts, how many items it has, how many of the
-    interval's first k best are among them, how many other keys have a gate of 1 throughout, and
-    how many one in (0, 1); reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1)
-    relative to the next theta. keys and values [R, capacity] hold the lists, also those of the last
-    launch; where they end stands in place of the list of the last checkpoint.
+    interval's first k best are among them, how many other keys have a gate of 1 throughout, how
+    many one in (0, 1), and how many items are old; the checkpoint's time, and how many survivors it
+    has, or -1; reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1) relative to
+    the next theta. keys and values [R, capacity] hold the lists, also those of the last launch, if
+    it reads this level; where they end stands in place of the list of the last checkpoint.
+    Survivors are the keys up to a checkpoint that matter later, up to `room`: [R, nodes + 1, room],
+    on the coarsest level.
+    `slices` programs share an interval in the last launch, none if that reads another level.
     """
 
-    span: int
     nodes: int
+    slices: int
+    room: int
     capacity: int
     theta: Tensor
     ints: Tensor
     reals: Tensor
     keys: Tensor
     values: Tensor
+    survivors: Tensor
+    survivor_values: Tensor
+
+    @property
+    def checks(self) -> int:
+        """A power of two of at least as many as there are checkpoints."""
+        return max(32, 1 << self.nodes.bit_length())
 
 
-def spans(n_times: int, rows: int) -> list[int]:
-    """Lengths of the intervals of each level for `n_times` times after the first checkpoint."""
-    wanted = max(FEWEST, PROGRAMS // max(rows, 1))
-    coarsest = INTERVAL
-    while coarsest * wanted < n_times:
-        coarsest *= 2
-    if coarsest <= RATIO * INTERVAL:
-        return [coarsest]
-    # a level in between, halfway
-    return [coarsest, INTERVAL << ((coarsest // INTERVAL).bit_length() // 2)]
+def intervals(n_times: int, rows: int) -> int:
+    """How many intervals of a row `n_times` times after the first checkpoint are divided into."""
+    most = max(FEWEST, PROGRAMS // max(rows, 1))
+    return max(1, min(most, n_times // SHORTEST))
+
+
+def longest(n_times: int, nodes: int) -> int:
+    """Times of the last interval: the one of index i ends at n_times (i + 1)^2 / nodes^2."""
+    return -(-n_times * (2 * nodes - 1) // (nodes * nodes)) + 1
 
 
 def levels(score: Tensor, kept: int) -> list[Level]:
     """Uninitialised levels for scores [B, G, Nk] of which `kept` are selected, coarsest first."""
     rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
     n_times = n_keys - kept
-    return [_level(score, rows, n_times, span) for span in spans(n_times, rows)]
+    nodes = intervals(n_times, rows)
+    length = longest(n_times, nodes)
+    room = min(n_keys, SURVIVORS * kept + SAMPLE)
+    if length <= LONGEST:
+        return [_level(score, nodes, -(-length // (SLOTS - 1)), room)]
+    parts = nodes * PARTS
+    slices = -(-max(FEW, -(-length // PARTS)) // (SLOTS - 1))
+    return [_level(score, nodes, 0, room), _level(score, parts, slices, 0)]
 
 
-def _level(score: Tensor, rows: int, n_times: int, span: int) -> Level:
-    nodes = -(-n_times // span)
-    # the lists of this level, and of the last launch
-    capacity = _list_capacity(score.shape[2], nodes)
-    capacity += _list_capacity(score.shape[2], -(-n_times // INTERVAL))
+def _level(score: Tensor, nodes: int, slices: int, room: int) -> Level:
+    """slices: of an interval in the last launch, 0 for a level that it does not read."""
+    rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
+    capacity = _list_capacity(n_keys, nodes)
+    if slices > 0:
+        capacity += _list_capacity(n_keys, nodes * slices)
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, *shape), dtype=dtype, device=score.device)
 
     return Level(
-        span=span,
         nodes=nodes,
+        slices=min(slices, SLICES),
+        room=room,
         capacity=capacity,
         theta=empty(nodes + 1, dtype=score.dtype),
-        ints=empty(nodes + 1, 8, dtype=torch.int32),
+        ints=empty(nodes + 1, 12, dtype=torch.int32),
         reals=empty(nodes + 1, 2, dtype=torch.float64),
         keys=empty(capacity, dtype=torch.int32),
         values=empty(capacity, dtype=score.dtype),
+        survivors=empty(nodes + 1, room, dtype=torch.int32),
+        survivor_values=empty(nodes + 1, room, dtype=score.dtype),
     )
 
 

@@ -15,15 +15,23 @@ from attncomp.runtime import selection
 pytestmark = [pytest.mark.usefixtures("interpreted"), OVERFLOWS]
 
 NARROW = {
-    "INTERVAL": 4,
     "PROGRAMS": 1,
     "FEWEST": 2,
-    "RATIO": 2,
+    "SHORTEST": 2,
+    "LONGEST": 2,
+    "PARTS": 2,
+    "FEW": 3,
+    "SLICES": 2,
+    "SURVIVORS": 4,
     "ROW_ITEMS": 32,
-    "SAMPLE": 4,
-    "LIST_ITEMS": 16,
+    "INTERVAL_ITEMS": 32,
+    "LIST_ITEMS": 32,
+    "SPAN_ITEMS": 32,
+    "SAMPLE": 8,
+    "SLOTS": 8,
+    "WIDE": 16,
     "ITEMS": 8,
-    "EVENTS": 4,
+    "FILL": 16,
 }
 
 
@@ -57,7 +65,7 @@ ROWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_every_level(kind: str, narrow: None, generator: torch.Generator) -> None:
     normal = torch.randn(1, 1, 60, generator=generator)
     scores = ROWS[kind](normal, torch.arange(60.0).expand(1, 1, -1))
-    assert len(selection.spans(60 - 7, 1)) == 2
+    assert len(selection.levels(scores, 7)) == 2
     check_select("sparsek(k=7, lag=2)", scores, 55)
 
 

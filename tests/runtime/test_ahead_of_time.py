@@ -20,8 +20,8 @@ SELECT = [
     "checkpoint_kernel",
     "interval_kernel",
     "time_kernel",
+    "row_list_kernel",
     "list_kernel",
-    "list_kernel#2",
 ]
 ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
