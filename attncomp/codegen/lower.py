@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 from typing_extensions import assert_never
 
+from attncomp.codegen.hopper import hopper_forward, refusal
 from attncomp.codegen.plan import (
     Comparison,
     Gate,
@@ -97,7 +98,7 @@ def plan_of(
     selections = _selections(graph)
     scores = tuple(dict.fromkeys(op.scores for op in selections.ops))
     modes = {op.gate for op in selections.ops}
-    return KernelPlan(
+    plan = KernelPlan(
         mode=modes.pop() if modes else None,
         scores=scores,
         selections=tuple(
@@ -117,6 +118,7 @@ def plan_of(
         modifiers=modifiers.in_kernels,
         pattern=pattern,
     )
+    return plan if refusal(plan) is not None else replace(plan, hopper=hopper_forward(plan))
 
 
 def _strided_part(

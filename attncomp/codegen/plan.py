@@ -119,13 +119,28 @@ class StridedPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HopperForward:
+    """The shape of the warp-specialised forward for Hopper (`attncomp.codegen.hopper`).
+
+    keys: of a tile. stages: slots for tiles of K and V. Registers are those of a thread of a
+    consumer and of the producer.
+    """
+
+    keys: int
+    stages: int
+    consumer_registers: int
+    producer_registers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPlan:
     """All that a generated module depends on.
 
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
     score tensors, in the order in which `select` takes them. strided: parts of the pattern with
     kernels of their own, which share the softmax with the sweeps. modifiers: what changes the
-    logits, the scale aside, which is an argument of the kernels.
+    logits, the scale aside, which is an argument of the kernels. hopper: the forward in a template
+    of its own, None where it is the target-independent one.
     """
 
     mode: GateMode | None
@@ -136,7 +151,13 @@ class KernelPlan:
     schedule: Schedule
     strided: tuple[StridedPart, ...] = ()
     modifiers: Modifiers = NO_MODIFIERS
+    hopper: HopperForward | None = None
     pattern: str = field(compare=False)
+
+    @property
+    def forward_keys(self) -> int:
+        """Keys of the forward's tiles."""
+        return self.schedule.forward.keys if self.hopper is None else self.hopper.keys
 
     @property
     def all_sweeps(self) -> tuple[SweepPlan, ...]:

@@ -285,6 +285,8 @@ def _run(module: Any, plan: KernelPlan) -> None:
     ]
     state = (*module.select(scores, length), *blocks, *learned)
     out, lse = module.forward(q, k, v, state, scale)
+    if plan.hopper is not None:  # the one that serves other targets is for some calls
+        module.forward(q, k, v, state, -scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)
 
@@ -299,9 +301,10 @@ def _gpu(target: str) -> Any:
 
 def _compile(launch: _Launch, name: str, target: str, found: Limits) -> KernelReport:
     import triton
-    from triton.compiler import ASTSource
 
-    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    source = _source_type(launch.kernel)(
+        launch.kernel, launch.signature, launch.constants, launch.attributes
+    )
     try:
         compiled = triton.compile(source, target=_gpu(target), options=launch.options)
     except Exception as error:
@@ -319,6 +322,17 @@ def _compile(launch: _Launch, name: str, target: str, found: Limits) -> KernelRe
         stages=compiled.metadata.num_stages,
         text=text,
     )
+
+
+def _source_type(kernel: Any) -> Any:
+    """The class of what the compiler is given, of a kernel in Triton or in Gluon."""
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def _nvidia_usage(cubin: bytes) -> tuple[int, int]:

@@ -144,9 +144,12 @@ def _search(
     runs = _Runs(pattern, problem, sample)
 
     def near(schedule: Schedule, part: Part) -> list[Schedule]:
-        # What the pattern's blocks and the target's shared memory leave as it is.
+        # What the pattern's blocks and the target's shared memory leave as it is. The forward for
+        # Hopper has keys, warps and stages of its own.
         found = neighbours(schedule, part, plan.problem, gathered=gathered)
-        return [s for s in found if lower(pattern, plan.problem, schedule=s).schedule == s]
+        plans = {s: lower(pattern, plan.problem, schedule=s) for s in found}
+        same = [s for s, p in plans.items() if part == "forward" and p.hopper is not None]
+        return [s for s, p in plans.items() if p.schedule == s and s not in same]
 
     parts = parts_of(plan.problem, gathered=gathered, gradients=sample.gradients)
     return fastest(plan.schedule, parts, near, runs.milliseconds, note)

@@ -136,26 +136,26 @@ def _compile(launch: Launch, device: torch.device, parsed: threading.Event) -> N
 
 def _warm_up(launch: Launch, parsed: threading.Event) -> Any:
     """What Triton compiles for a launch; the event is set as soon as it holds no Python."""
-    from triton.compiler import ASTSource
     from triton.runtime import driver
 
     kernel = launch.kernel.jitted
+    kernel.device_caches[driver.active.get_current_device()]  # makes it, and sets ASTSource
+    original = kernel.ASTSource  # of Triton, or of Gluon
 
-    class Source(ASTSource):
+    class Source(original):  # type: ignore[misc, valid-type]
         def make_ir(self, *args: Any, **keywords: Any) -> Any:
-            kernel.ASTSource = ASTSource
+            kernel.ASTSource = original
             try:
                 return super().make_ir(*args, **keywords)
             finally:
                 parsed.set()
 
-    kernel.device_caches[driver.active.get_current_device()]  # makes it, and sets ASTSource
     kernel.ASTSource = Source
     try:
         return kernel.warmup(*launch.args, grid=(1,), **launch.keywords)
     finally:
         if kernel.ASTSource is Source:  # it is compiled already, or could not be parsed
-            kernel.ASTSource = ASTSource
+            kernel.ASTSource = original
 
 
 class _Note:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,21 @@ def alignment(*tensors: Tensor) -> int:
         if (batch | head | row) % (16 // tensor.element_size()) or tensor.data_ptr() % 16:
             return 1
     return 16 // tensors[0].element_size()
+
+
+def list_alignment(*lists: Tensor) -> int:
+    """Of how many entries, 16 bytes' worth or 1, [..., capacity] int32 lists are multiples."""
+    return 1 if any(keys.shape[3] % 4 for keys in lists) else 4
+
+
+def programs(items: int, device: torch.device) -> int:
+    """How many programs share `items` work items, each on a multiprocessor of its own."""
+    return min(items, _multiprocessors(device)) if device.type == "cuda" else items
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def strides(tensor: Tensor, align: int) -> tuple[int, int, int]:

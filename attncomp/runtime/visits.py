@@ -124,5 +124,5 @@ def _visited(plan: KernelPlan, sweep: SweepPlan, tiles: _Tiles, n_keys: int) -> 
 
 def _whole_tiles(plan: KernelPlan, keys: Tensor) -> Tensor:
     """As many keys in whole tiles of keys on Triton; torch cuts the last one off."""
-    size = plan.schedule.forward.keys
+    size = plan.forward_keys
     return -(-keys // size) * size if plan.problem.backend == "triton" else keys

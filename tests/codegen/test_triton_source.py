@@ -153,9 +153,14 @@ def test_crisp_patterns_have_no_selection(pattern: str) -> None:
     source = render(plan_for(pattern))
     kernels = functions(source)
     code = "\n".join(segment(source, kernel) for kernel in kernels.values())
-    assert not re.search(r"gate|evict|theta|ranking|group|slope|dscore|m0", code)
+    assert not re.search(r"gate|evict|theta|ranking|(?<!warp)group|slope|dscore|m0", code)
     assert set(kernels) - {"of_rows"} == {
         "select",
+        "both_heads",
+        "consume",
+        "produce",
+        "hopper_forward_kernel",
+        "hopper_forward",
         "forward_kernel",
         "forward",
         "backward_query_kernel",
@@ -201,18 +206,20 @@ def test_offsets_into_tensors_are_64_bits_wide() -> None:
     source = render(plan_for(LAGGED))
     for text in re.findall(r"[^\n]*\b[qkv]_row\b[^\n]*", source):
         if "*" in text:
-            assert re.search(r"\.to\(tl\.int64\) \* [qkv]_row|\(row_offsets \* [kv]_row", text), (
-                text
-            )
+            wide = r"\.to\([tg]l\.int64\) \* [qkv]_row|\((row|[kv])_offsets \* \(?[kv]_row"
+            assert re.search(wide, text), text
     assert set(re.findall(r"row_offsets = (.*)", source)) == {"key.to(tl.int64)"}
+    for text in re.findall(r"[kv]_offsets = (.*)", source):
+        assert text.endswith(".to(gl.int64)")
     kernels = [segment(source, kernel) for kernel in functions(source).values()]
     kernels = [text for text in kernels if "q_row" in text]
-    assert len(kernels) == 4
+    assert len(kernels) == 7
     for text in kernels:
         for name in ("batch", "head", "kv_head"):
-            values = re.findall(rf"^    {name} = (.*)", text, re.MULTILINE)
-            # The last value counts: `kv_head` may follow from a `head` that is wide already.
-            assert not values or re.search(r"\.to\(tl\.int64\)$|^head // ", values[-1]), values
+            values = re.findall(rf"^ +{name} = (.*)", text, re.MULTILINE)
+            # The last value counts: one may follow from another that is wide already.
+            wide = r"\.to\([tg]l\.int64\)$|^head // |^kv_head \* "
+            assert not values or re.search(wide, values[-1]), values
 
 
 def test_equal_plans_have_equal_sources_but_for_labels() -> None:
@@ -251,6 +258,7 @@ def test_interpreting_and_compiling_live_in_one_process() -> None:
             results.append(run_plan(make_plan("sparsek(k=3) | window(2)", shape), inputs, 0.25))
         reports = compile_plan(plan_for("window(16)"), "sm_90")
         assert {report.name for report in reports} == {
+            "hopper_forward_kernel",
             "forward_kernel",
             "backward_query_kernel",
             "backward_key_kernel",

@@ -49,13 +49,18 @@ def plan_for(
     return lower(pattern, problem)
 
 
+def attending(plan: KernelPlan) -> list[str]:
+    """The kernels of sweeps, but for the last one of the backward."""
+    return [*(["hopper_forward_kernel"] if plan.hopper is not None else []), *ATTEND]
+
+
 def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfloat16") -> None:
     found = limits(target)
     for report in reports:
         assert 0 < report.registers <= found.registers, report.name
         assert report.shared <= found.shared, report.name
         assert report.spills <= MAX_SPILL or dtype == "float32", report.name
-        assert report.warps in (1, 2, 4, 8, 16, 32), report.name
+        assert report.warps in (1, 2, 4, 8, 12, 16, 32), report.name
         assert re.search(rf"^\s*\.(amdgcn_)?target .*\b{target}", report.text, re.M), report.name
 
 
@@ -65,10 +70,10 @@ def test_every_shipped_pattern_fits(name: str, target: str) -> None:
     plan = plan_for(name, target)
     reports = compile_plan(plan, target)
     selecting = bool(plan.selections)
-    expected = [*(SELECT if selecting else []), *ATTEND, *(GATHERED if selecting else [])]
+    expected = [*(SELECT if selecting else []), *attending(plan), *(GATHERED if selecting else [])]
     expected.append("backward_key_kernel")
     for number, _ in enumerate(plan.strided, start=2):
-        expected += [f"{name}#{number}" for name in (*ATTEND, "backward_key_kernel")]
+        expected += [f"{name}#{number}" for name in (*attending(plan), "backward_key_kernel")]
     assert [report.name for report in reports] == expected
     assert_fit(reports, target)
 
@@ -85,9 +90,10 @@ def test_every_shipped_pattern_fits(name: str, target: str) -> None:
 def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: DtypeName) -> None:
     plan = plan_for(pattern, target, head_dim=head_dim, dtype=dtype)
     reports = compile_plan(plan, target)
-    assert [report.name for report in reports] == [*ATTEND, "backward_key_kernel"]
+    names = [report.name for report in reports]
+    assert names == [*attending(plan), "backward_key_kernel"]
     assert_fit(reports, target, dtype)
-    forward, tile = reports[0], plan.schedule.forward
+    forward, tile = reports[names.index("forward_kernel")], plan.schedule.forward
     assert (forward.warps, forward.stages) == (tile.warps, tile.stages)
 
 
@@ -99,8 +105,9 @@ def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: 
     ],
 )
 def test_gate_modes_fit(pattern: str, target: str) -> None:
-    reports = compile_plan(plan_for(pattern, target), target)
-    expected = [*SELECT, *ATTEND, *GATHERED, "backward_key_kernel"]
+    plan = plan_for(pattern, target)
+    reports = compile_plan(plan, target)
+    expected = [*SELECT, *attending(plan), *GATHERED, "backward_key_kernel"]
     assert [report.name for report in reports] == expected
     assert_fit(reports, target)
 

@@ -22,6 +22,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon._runtime import GluonASTSource
 
 import attncomp
 from attncomp.codegen.emit import render
@@ -114,7 +115,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch, launchers: list[str]) -> Compiler:
     """The compiler of that machine."""
     found = Compiler(launchers=launchers)
     monkeypatch.setattr(triton.compiler, "compile", found)
-    monkeypatch.setattr(triton.compiler.ASTSource, "make_ir", lambda source: found.parse())
+    for source in (triton.compiler.ASTSource, GluonASTSource):
+        monkeypatch.setattr(source, "make_ir", lambda source: found.parse())
     return found
 
 
@@ -252,7 +254,7 @@ def test_the_last_launched_come_first(
     served = Served(lower("window(5)", PROBLEM), tmp_path)
     served.start(gradients=True)
     served.run(gradients=True)
-    assert order == ["backward_key_kernel", "backward_query_kernel", "forward_kernel"]
+    assert order == ["backward_key_kernel", "backward_query_kernel", "hopper_forward_kernel"]
 
 
 def test_launches_wait_for_their_own_kernel(compiler: Compiler, tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_launches_wait_for_their_own_kernel(compiler: Compiler, tmp_path: Path) 
     compiler.make = make
     served.start(gradients=True)
     served.run(gradients=False)
-    assert compiler.compiled == ["forward_kernel"]
+    assert compiler.compiled == ["hopper_forward_kernel"]
     gate.set()
     served.run(gradients=True)
     assert len(compiler.compiled) == 3
@@ -278,7 +280,7 @@ def test_what_goes_wrong_is_raised_by_the_launch(compiler: Compiler, tmp_path: P
     served = Served(lower("window(5)", PROBLEM), tmp_path)
 
     def make(name: str) -> None:
-        if name == "forward_kernel":
+        if name == "hopper_forward_kernel":
             raise RuntimeError("ptxas failed")
 
     compiler.make = make
@@ -329,7 +331,7 @@ def test_an_interrupt_leaves_no_queue(
     assert sorted(compiler.compiled) == [
         "backward_key_kernel",
         "backward_query_kernel",
-        "forward_kernel",
+        "hopper_forward_kernel",
     ]
 
 

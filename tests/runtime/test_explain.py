@@ -125,13 +125,13 @@ def test_lengths_that_there_are_not(pattern: str, n_keys: object, found: str) ->
 
 
 def test_tiles_are_those_of_the_target() -> None:
-    """On Triton keys come in whole tiles, here 32 queries by 32 keys."""
+    """On Triton keys come in whole tiles, here 32 queries by 64 keys."""
     pattern = attncomp.compile("window(128)", backend="triton")
     text = pattern.explain()
-    tile = pattern.plan.schedule.forward
-    assert f"\ntiles        {tile.queries} queries by {tile.keys} keys\n" in text
-    steps = -(-(127 + tile.queries) // tile.keys)
-    assert f"  N = 65536  visits {tile.keys * steps} keys a query, attends 128 (" in text
+    queries, keys = pattern.plan.schedule.forward.queries, pattern.plan.forward_keys
+    assert f"\ntiles        {queries} queries by {keys} keys\n" in text
+    steps = -(-(127 + queries) // keys)
+    assert f"  N = 65536  visits {keys * steps} keys a query, attends 128 (" in text
 
 
 def test_the_reference_visits_no_tiles() -> None:
