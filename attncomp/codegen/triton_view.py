@@ -35,8 +35,12 @@ def tile_descriptors(plan: KernelPlan) -> bool:
 
 
 def row_descriptors(plan: KernelPlan) -> bool:
-    """Whether the kernels of gathered keys may take rows of queries by descriptors."""
-    return _copies_tiles(plan.problem) and any(sweep.source is not None for sweep in plan.sweeps)
+    """Whether the kernels of gathered keys may take rows of queries by descriptors.
+
+    They begin at multiples of a tile's queries, and lse and delta are copied by 16 bytes.
+    """
+    gathered = any(sweep.source is not None for sweep in plan.sweeps)
+    return gathered and _copies_tiles(plan.problem) and plan.schedule.backward_gathered.queries >= 4
 
 
 def _copies_tiles(problem: Problem) -> bool:
