@@ -77,6 +77,7 @@ def render(plan: KernelPlan) -> str:
         selection_arguments=functools.partial(triton_view.selection_arguments, plan),
         size_names=triton_view.size_names(plan),
         tile_descriptors=triton_view.tile_descriptors(plan),
+        row_descriptors=triton_view.row_descriptors(plan),
         padded_head=_padded(plan.problem.head_dim),
         padded_value=_padded(plan.problem.value_dim),
         hopper=hopper_view(plan),

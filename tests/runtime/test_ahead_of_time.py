@@ -112,6 +112,14 @@ def test_gate_modes_fit(pattern: str, target: str) -> None:
     assert_fit(reports, target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_of_queries_are_copied_by_descriptors(target: str) -> None:
+    plan = plan_for("sparsek(k=64) | window(64)", target, head_dim=128)
+    text = {report.name: report.text for report in compile_plan(plan, target)}
+    for name in ("backward_gathered_0_kernel", "backward_key_kernel"):
+        assert ("cp.async.bulk.tensor" in text[name]) == (target in ("sm_90", "sm_100")), name
+
+
 MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'
 
 
