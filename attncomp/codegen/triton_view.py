@@ -158,6 +158,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += ["n_children", "n_parents", "child_capacity", "parent_capacity", "spare_capacity"]
     names += ["first_time", "span", "children_each"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
+    names += ["groups_walked"] if plan.differentiable_scores else []
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
     for i in range(len(plan.walks)):
