@@ -174,10 +174,47 @@ def calls_of(run: Callable[[], object]) -> int:
 
 
 def test_a_known_call_calls_few_functions(launches: Launches, generator: torch.Generator) -> None:
-    """It was 489 with each launch and allocation worked out anew."""
-    launches.idle = True
+    """It was 489 with each launch and allocation worked out anew, and thousands with gradients."""
     pattern, given = known(SPARSE, generator)
-    assert calls_of(lambda: pattern(**given)) < 120
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+    dout = torch.randn(given["q"].shape, generator=generator)
+
+    def both() -> object:
+        return torch.autograd.grad(pattern(**leaves), list(leaves.values()), dout)
+
+    for _ in range(2):
+        both()
+    launches.idle = True
+    assert calls_of(lambda: pattern(**given)) < 80
+    assert calls_of(both) < 260
+
+
+def step(pattern: attncomp.CompiledPattern, given: dict[str, Any], kind: str) -> list[Tensor]:
+    """Gradients of sums over out, or lse, or both; half of the numbers of dout, where it is odd."""
+    out, lse = pattern(**given, return_lse=True)
+    results = {"out": [out], "lse": [lse], "both": [out, lse], "odd": [out]}[kind]
+    wide = [torch.linspace(-1, 1, 2 * x.numel()).view(*x.shape[:-1], -1) for x in results]
+    grads = [x[..., ::2] if kind == "odd" else x[..., : x.shape[-1] // 2] for x in wide]
+    return list(torch.autograd.grad(results, list(given.values()), grads))
+
+
+def test_gradients_by_what_is_used(
+    launches: Launches, used: list[Record], generator: torch.Generator
+) -> None:
+    """Of out and of lse in any order, for scores of fewer bits, laid out in any way."""
+    pattern = attncomp.compile(SPARSE, backend="triton")
+    given = drawn(pattern, generator)
+    given["scores"] = given["scores"].detach().half().requires_grad_()
+    for kind in ("out", "out", "both", "out"):
+        step(pattern, given, kind)
+    assert len(used) == 2
+    for kind in ("odd", "lse"):
+        found = step(pattern, given, kind)
+        with Watched():
+            wanted = step(pattern, given, kind)
+        for one, other in zip(found, wanted, strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+    assert len(used) == 6
 
 
 def test_unaligned_tensors_go_the_long_way(
