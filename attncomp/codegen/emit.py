@@ -40,6 +40,7 @@ def _environment() -> jinja2.Environment:
         expressions.selections_used,
         expressions.sources,
         expressions.selection_of_scores,
+        expressions.ranks,
         expressions.other_scores,
         expressions.score_sum,
         expressions.gate_masks,

@@ -178,6 +178,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     if plan.selections:
         names += ["n_nodes", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
+    names += ["groups_walked"] if plan.differentiable_scores else []
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
     for i in range(len(plan.walks)):

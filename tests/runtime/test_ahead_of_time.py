@@ -25,6 +25,7 @@ SELECT = [
 ]
 ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
+SCORES = ["threshold_sums_kernel", "score_gradient_kernel"]
 # Bytes a thread; more means that a tile does not fit the registers at all. Exact float32 products
 # use no tensor cores and hold their operands in registers: slow, and without a bound here.
 MAX_SPILL = 1024
@@ -71,7 +72,7 @@ def test_every_shipped_pattern_fits(name: str, target: str) -> None:
     reports = compile_plan(plan, target)
     selecting = bool(plan.selections)
     expected = [*(SELECT if selecting else []), *attending(plan), *(GATHERED if selecting else [])]
-    expected.append("backward_key_kernel")
+    expected += ["backward_key_kernel", *(SCORES if plan.differentiable_scores else [])]
     for number, _ in enumerate(plan.strided, start=2):
         expected += [f"{name}#{number}" for name in (*attending(plan), "backward_key_kernel")]
     assert [report.name for report in reports] == expected
@@ -107,7 +108,8 @@ def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: 
 def test_gate_modes_fit(pattern: str, target: str) -> None:
     plan = plan_for(pattern, target)
     reports = compile_plan(plan, target)
-    expected = [*SELECT, *attending(plan), *GATHERED, "backward_key_kernel"]
+    scores = [] if "hard" in pattern else SCORES
+    expected = [*SELECT, *attending(plan), *GATHERED, "backward_key_kernel", *scores]
     assert [report.name for report in reports] == expected
     assert_fit(reports, target)
 
