@@ -9,7 +9,7 @@ import textwrap
 import jinja2
 
 from attncomp.codegen import entries, expressions, triton_view
-from attncomp.codegen.hopper import hopper_view
+from attncomp.codegen.hopper import hopper_query_view, hopper_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
 from attncomp.codegen.torch_view import sweep_views
@@ -82,6 +82,7 @@ def render(plan: KernelPlan) -> str:
         padded_head=_padded(plan.problem.head_dim),
         padded_value=_padded(plan.problem.value_dim),
         hopper=hopper_view(plan),
+        hopper_query=hopper_query_view(plan),
         sweeps=sweep_views(plan),
         log2e=math.log2(math.e),
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),

@@ -163,6 +163,9 @@ def test_crisp_patterns_have_no_selection(pattern: str) -> None:
         "hopper_forward",
         "forward_kernel",
         "forward",
+        "consume_for_dq",
+        "produce_for_dq",
+        "hopper_query_kernel",
         "backward_query_kernel",
         "backward_key_kernel",
         "backward",
@@ -213,7 +216,7 @@ def test_offsets_into_tensors_are_64_bits_wide() -> None:
         assert ".to(gl.int64)" in text
     kernels = [segment(source, kernel) for kernel in functions(source).values()]
     kernels = [text for text in kernels if "q_row" in text]
-    assert len(kernels) == 7
+    assert len(kernels) == 10
     for text in kernels:
         for name in ("batch", "head", "kv_head"):
             values = re.findall(rf"^ +{name} = (.*)", text, re.MULTILINE)
@@ -260,6 +263,7 @@ def test_interpreting_and_compiling_live_in_one_process() -> None:
         assert {report.name for report in reports} == {
             "hopper_forward_kernel",
             "forward_kernel",
+            "hopper_query_kernel",
             "backward_query_kernel",
             "backward_key_kernel",
         }
