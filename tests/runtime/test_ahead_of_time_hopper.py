@@ -30,7 +30,7 @@ def test_they_fit(pattern: str, dtype: DtypeName, spills: dict[str, int]) -> Non
     for name, most in spills.items():
         report = reports[name]
         assert report.shared <= limits(TARGET).shared
-        assert report.spills <= most  # what a work item begins with, not what the loops over tiles have
+        assert report.spills <= most  # what a work item begins with, not what loops over tiles have
         assert "wgmma.mma_async" in report.text
         # for the rows of K, Q or V, of 16 bytes; none of the copies is element by element
         assert "cp.async.cg.shared.global" in report.text
