@@ -9,6 +9,7 @@ from torch import Tensor
 
 PROGRAMS = 128  # intervals of all rows that the coarsest level should have at least
 FEWEST = 16  # and of one row
+CHECKS = 256  # more than a row's checkpoints on that level
 SHORTEST = 64  # times of an interval, at least as many as this on average
 LONGEST = 4096  # times of an interval that is not divided
 PARTS = 8  # of longer ones, by how many new keys they have
@@ -54,11 +55,6 @@ class Level:
     values: Tensor
     survivors: Tensor
     survivor_values: Tensor
-
-    @property
-    def checks(self) -> int:
-        """A power of two of at least as many as there are checkpoints."""
-        return max(32, 1 << self.nodes.bit_length())
 
 
 def intervals(n_times: int, rows: int) -> int:
