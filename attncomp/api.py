@@ -212,6 +212,11 @@ class CompiledPattern:
     def _attend(self, call: Checked) -> tuple[Tensor, Tensor]:
         inputs, scale, backend, known, records, _ = call
         device, heads = inputs[0].device, inputs[0].shape[1]
+        if known is not None and records is not None:
+            again = self._whole.again(*inputs, records)
+            if again is not None:
+                self._recent = known, device
+                return again
         if backend == "reference":
             out, lse = dense_attention(self._bound(heads), *inputs, self._entries, scale)
         elif self._grouped:

@@ -4,8 +4,8 @@
     python benchmarks/readme_table.py --check    exit code 1 if one is not what its file says
 
 A table stands between `<!-- begin FILE.json ... -->` and `<!-- end -->`; paths start at the README.
-Files of benchmarks/attention.py give tables each, those of benchmarks/schedules.py and
-benchmarks/compile_time.py one each, those of examples/train_lm.py a row each of one.
+Files of benchmarks/attention.py give tables each, those of benchmarks/schedules.py, compile_time.py
+and host_time.py one each, those of examples/train_lm.py a row each of one.
 """
 
 from __future__ import annotations
@@ -203,6 +203,22 @@ def schedule_table(report: Mapping[str, Any]) -> str:
     return f"{_versions(report)}.\n\n{text}\n"
 
 
+def host_table(report: Mapping[str, Any]) -> str:
+    """A report of benchmarks/host_time.py in Markdown: a line a case and step, microseconds."""
+    lines = [
+        [f"host's time at N = {report['length']}, us", "of", "in a row", "after a wait"],
+        ["---", "---", "---:", "---:"],
+    ]
+    for row in report["calls"]:
+        if "error" in row:
+            cells = [f"did not run ({row['error'].split(':')[0]})", "-"]
+        else:
+            cells = [_number(row[name]) for name in ("host_us", "after_idle_us")]
+        lines.append([_code(row["case"]), row["step"], *cells])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_versions(report)}.\n\n{text}\n"
+
+
 def _schedule(row: Row | None) -> str:
     """Time and peak memory of one schedule."""
     if row is None:
@@ -232,6 +248,7 @@ def _number(value: float) -> str:
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "schedules": schedule_table,
     "compile": compile_table,
+    "calls": host_table,
 }
 
 

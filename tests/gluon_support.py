@@ -1,4 +1,4 @@
-"""Runs generated Gluon forwards on the CPU, which has no interpreter for them.
+"""Runs generated Gluon kernels on the CPU, which has no interpreter for them.
 
 Each partition of a warp-specialised kernel is a thread, shared memory and registers are tensors
 without layouts. Barriers are mbarriers, with phases and counts. A matrix product reads its slots
@@ -11,17 +11,41 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from dense import Inputs, Shape, random_inputs
 from torch import Tensor
+from triton_support import make_problem
+
+from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
+from attncomp.ir.schedule import DtypeName
 
 PATIENCE = 20.0  # seconds that a partition waits for the others
 WARPGROUP = 128  # threads
+FORWARD = "# The forward for Hopper."  # where the text of each begins
+QUERY = "# The backward's dq for Hopper,"
 _program = threading.local()
+
+
+def plan_for(
+    pattern: str, shape: Shape, *, target: str = "sm_90", dtype: DtypeName = "float16"
+) -> KernelPlan:
+    """The plan of a pattern for Hopper; without scores, of all heads that read the same keys."""
+    plan = lower(pattern, make_problem(shape, dtype=dtype, target=target))
+    crisp = make_problem(shape, dtype=dtype, target=target, crisp=True)
+    return plan if plan.scores else lower(pattern, crisp)
+
+
+def halves(shape: Shape, generator: torch.Generator) -> Inputs:
+    """Random inputs in float16, scores and the gradient of lse in float32."""
+    inputs = random_inputs(shape, generator, dtype=torch.float32)
+    return replace(inputs.to(torch.float16), scores=inputs.scores, dlse=inputs.dlse)
 
 
 class Pointer:
@@ -198,7 +222,7 @@ def _layout(*_: object) -> str:
 
 LANGUAGE = SimpleNamespace(
     constexpr=lambda value: value,
-    int32=torch.int32, int64=torch.int64, float32=torch.float32,
+    int32=torch.int32, uint32=torch.int64, int64=torch.int64, float32=torch.float32,
     float16=torch.float16, bfloat16=torch.bfloat16,
     program_id=lambda axis: _program.number, num_programs=lambda axis: _program.count,
     static_range=range, to_tensor=lambda value: value, where=_where, load=load, store=store,
@@ -241,10 +265,12 @@ def _argument(value: Any) -> Any:
 
 
 def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> None:
-    """Makes the Gluon forward of a generated module run here, in as many programs."""
+    """Makes the Gluon kernels of a generated module run here, in as many programs."""
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
-    begin = source.index("# The forward for Hopper.")
-    text = source[begin : source.index("@triton.jit(do_not_specialize=SIZES)\ndef forward_kernel")]
+    kernel = "@triton.jit(do_not_specialize=SIZES)\ndef "
+    text = source[source.index(FORWARD) : source.index(f"{kernel}forward_kernel")]
+    if QUERY in source:
+        text += source[source.index(QUERY) : source.index(f"{kernel}backward_query_kernel")]
     space = {name: getattr(value, "value", value) for name, value in vars(module).items()}
     space |= {
         "gluon": SimpleNamespace(jit=lambda function=None, **_: function or (lambda f: _Kernel(f))),
@@ -268,3 +294,5 @@ def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> 
     space["both_heads"] = lambda x, layout: x.reshape(4, 1, 8).expand(4, 2, 8).reshape(64)
     patch.setattr(module.launch, "programs", lambda items, device: min(items, programs))
     patch.setattr(module, "hopper_forward", space["hopper_forward"])
+    if QUERY in source:
+        patch.setattr(module, "hopper_query_kernel", space["hopper_query_kernel"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -62,3 +63,29 @@ def test_failures_are_rows(host_time: ModuleType) -> None:
     row = host_time.row_of(found, host_time.Clock("cpu", 0.0))
     assert row == {"case": "peer", "step": "both", "error": "RuntimeError: no such kernel"}
     host_time.table([row])
+
+
+REPORT = {
+    "environment": {"gpu": "a GPU", "driver": "570.1", "torch": "2.13", "triton": "3.9",
+                    "cuda": "13", "python": "3"},
+    "length": 64,
+    "calls": [
+        {"case": "a | b", "step": "forward", "host_us": 36.55, "after_idle_us": 61.0},
+        {"case": "peer", "step": "both", "error": "RuntimeError: no | kernel"},
+    ],
+}  # fmt: skip
+TABLE = """\
+a GPU, driver 570.1, torch 2.13, triton 3.9, CUDA 13.
+
+| host's time at N = 64, us | of | in a row | after a wait |
+| --- | --- | ---: | ---: |
+| `a \\| b` | forward | 36.5 | 61 |
+| `peer` | both | did not run (RuntimeError) | - |
+"""
+
+
+def test_table(host_time: ModuleType, tmp_path: Path) -> None:
+    readme_table = importlib.import_module("readme_table")
+    (tmp_path / "one.json").write_text(json.dumps(REPORT))
+    page = "<!-- begin one.json -->\n{}<!-- end -->\n"
+    assert readme_table.rendered(page.format("typed\n"), tmp_path) == page.format(TABLE)

@@ -9,7 +9,7 @@ import textwrap
 import jinja2
 
 from attncomp.codegen import entries, expressions, triton_view
-from attncomp.codegen.hopper import hopper_view
+from attncomp.codegen.hopper import hopper_query_view, hopper_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
 from attncomp.codegen.torch_view import sweep_views
@@ -40,6 +40,7 @@ def _environment() -> jinja2.Environment:
         expressions.selections_used,
         expressions.sources,
         expressions.selection_of_scores,
+        expressions.ranks,
         expressions.other_scores,
         expressions.score_sum,
         expressions.gate_masks,
@@ -77,9 +78,11 @@ def render(plan: KernelPlan) -> str:
         selection_arguments=functools.partial(triton_view.selection_arguments, plan),
         size_names=triton_view.size_names(plan),
         tile_descriptors=triton_view.tile_descriptors(plan),
+        row_descriptors=triton_view.row_descriptors(plan),
         padded_head=_padded(plan.problem.head_dim),
         padded_value=_padded(plan.problem.value_dim),
         hopper=hopper_view(plan),
+        hopper_query=hopper_query_view(plan),
         sweeps=sweep_views(plan),
         log2e=math.log2(math.e),
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),

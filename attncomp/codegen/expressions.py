@@ -177,6 +177,11 @@ def selection_of_scores(plan: KernelPlan, name: str) -> int:
     return next(i for i, selection in enumerate(plan.selections) if selection.scores == name)
 
 
+def ranks(plan: KernelPlan, name: str) -> bool:
+    """Whether any sweep reads a selection that ranks keys by the named score tensor."""
+    return any(plan.selections[i].scores == name for i in selections_used(plan))
+
+
 def other_scores(plan: KernelPlan, source: int) -> list[int]:
     """Score tensors, by their place in the plan, that a source's sweeps rank by beside its own."""
     own = plan.selections[source].scores

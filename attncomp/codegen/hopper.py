@@ -1,15 +1,15 @@
-"""The forward for Hopper, warp-specialised in Gluon: the plans it takes, and what it needs of them.
+"""The kernels for Hopper, warp-specialised in Gluon: the plans they take, what they need of them.
 
-It takes sweeps over contiguous keys and over lists of selected ones, with every gate mode, masks of
-positions and keys, and all modifiers. Left to the Triton template: tables (conditions that read
+The forward and the backward's dq take sweeps over contiguous keys and over lists of selected ones,
+with every gate mode, masks of positions and keys, and all modifiers, dq but for tables of biases,
+whose gradients it would have to sum. Left to the Triton templates: tables (conditions that read
 tensors, walks, extents), float32, head dims other than 64 and 128, and tiles of other than 128
 rows, two warpgroups' worth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from attncomp.codegen import triton_view
@@ -19,7 +19,7 @@ from attncomp.codegen.expressions import (
     selections_used,
     sources,
 )
-from attncomp.codegen.plan import HopperForward, KernelPlan, SweepPlan
+from attncomp.codegen.plan import HopperShape, KernelPlan, SweepPlan
 from attncomp.ir.affine import Entry
 from attncomp.ir.ops import Condition
 
@@ -49,15 +49,37 @@ def refusal(plan: KernelPlan) -> str | None:
     return next((reason for found, reason in tests if found), None)
 
 
-def choice(plan: KernelPlan) -> str | None:
-    """Which forward the plan has and why, of plans for Hopper; None for those of other targets."""
+def query_refusal(plan: KernelPlan) -> str | None:
+    """Why the dq of a plan is not for Hopper's template; None where it is."""
+    biased = "gradients of a table of biases" if plan.modifiers.bias is not None else None
+    return refusal(plan) or biased
+
+
+def with_hopper(plan: KernelPlan) -> KernelPlan:
+    """The plan with the kernels for Hopper that it is for."""
+    return replace(
+        plan,
+        hopper=hopper_forward(plan) if refusal(plan) is None else None,
+        hopper_query=hopper_query(plan) if query_refusal(plan) is None else None,
+    )
+
+
+def choices(plan: KernelPlan) -> dict[str, str]:
+    """Which kernel each pass of a plan has and why, of plans for Hopper; none for other targets."""
     if plan.problem.backend != "triton" or plan.problem.target != TARGET:
-        return None
-    if plan.hopper is None:
-        return f"Triton, as for every target: {refusal(plan)}"
+        return {}
+    return {
+        "forward": _choice(plan.hopper, refusal(plan)),
+        "dq": _choice(plan.hopper_query, query_refusal(plan)),
+    }
+
+
+def _choice(shape: HopperShape | None, reason: str | None) -> str:
+    if shape is None:
+        return f"Triton, as for every target: {reason}"
     return (
-        f"Hopper, warp-specialised: two warpgroups of 64 rows by {plan.hopper.keys} keys, one that "
-        f"copies {plan.hopper.stages} tiles ahead"
+        f"Hopper, warp-specialised: two warpgroups of 64 rows by {shape.keys} keys, one that "
+        f"copies {shape.stages} tiles ahead"
     )
 
 
@@ -68,14 +90,25 @@ def _reads_tables(condition: Condition) -> bool:
     return bool(entries)
 
 
-def hopper_forward(plan: KernelPlan) -> HopperForward:
+def hopper_forward(plan: KernelPlan) -> HopperShape:
     """The shape of the forward for Hopper of a plan that it takes.
 
     Registers: 128 threads each of two consumers at 216 and of the producer at 72 are 504 of the 512
     that a thread slot of the three warpgroups has; a consumer holds 64 x (Dv + keys) float32, and
     its queries.
     """
-    return HopperForward(keys=64, stages=4, consumer_registers=216, producer_registers=72)
+    return HopperShape(keys=64, stages=4, consumer_registers=216, producer_registers=72)
+
+
+def hopper_query(plan: KernelPlan) -> HopperShape:
+    """The shape of the dq for Hopper of a plan that it takes.
+
+    A consumer holds 64 x (D + 2 keys) float32, and its rows of q and dout: with 64 keys that is all
+    that it may have, with nothing left for gates and logits under modifiers.
+    """
+    if selections_used(plan) or plan.modifiers.changes_logits:
+        return HopperShape(keys=32, stages=5, consumer_registers=216, producer_registers=72)
+    return HopperShape(keys=64, stages=3, consumer_registers=232, producer_registers=40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,31 +122,49 @@ class Ring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopperView:
-    """What the template needs of a plan: names of parameters, and rings of numbers a key."""
+    """What a template needs of a plan: names of parameters and slots, and rings of numbers a key.
 
-    shape: HopperForward
+    sums: what the rows leave of gradients.
+    """
+
+    shape: HopperShape
     dtype: str
     soft: bool
     selections: tuple[int, ...]
     arguments: tuple[triton_view.Argument, ...]
     rings: tuple[Ring, ...]
     lists: tuple[str, ...]
+    tensors: tuple[str, ...]
+    sums: tuple[str, ...] = ()
+    factors: tuple[str, ...]
+    slots: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> list[str]:
         """Of the kernel, constants aside."""
         state = [argument.parameter for argument in self.arguments]
-        return ["q", "k", "v", "out", "lse", *state, "scale_log2", *_SIZES, *_OFFSETS]
+        return [*self.tensors, *state, *self.sums, *self.factors, *_SIZES, *_OFFSETS]
+
+    @property
+    def values(self) -> list[str]:
+        """The host's expressions for what stands between tensors and factors."""
+        return [*(argument.value for argument in self.arguments), *self.sums]
 
     @property
     def constants(self) -> list[str]:
-        """Of the kernel, the launch's, what strides and lengths of lists are multiples of."""
-        return ["ALIGN", *(["LIST_ALIGN"] if self.lists else [])]
+        """Of the kernel, the launch's: what strides and lists' lengths are multiples of, flags."""
+        return ["ALIGN", *(["LIST_ALIGN"] if self.lists else []), *self.flags]
+
+    @property
+    def typed_constants(self) -> list[str]:
+        """As parameters."""
+        return [f"{name}: gl.constexpr" for name in self.constants]
 
     @property
     def shared(self) -> list[str]:
         """What producer and consumers share: slots and barriers."""
-        slots = ["q_slots", "k_slots", "v_slots", "out_slots", *(r.slots for r in self.rings)]
+        slots = [*self.slots, *(ring.slots for ring in self.rings)]
         return [*slots, "q_full", "q_empty", "full", "empty"]
 
     def fields(self, sweep: SweepPlan, masked: bool, positional: bool) -> list[Ring]:
@@ -130,30 +181,62 @@ class HopperView:
 
 
 def hopper_view(plan: KernelPlan) -> HopperView | None:
-    """What the template needs of a plan; None where the plan has no forward for Hopper."""
+    """What the forward's template needs of a plan; None where the plan has no such forward."""
     if plan.hopper is None:
         return None
     soft = plan.mode in ("key_value", "value", "logit")
-    selections = selections_used(plan)
-    arguments = triton_view.selection_arguments(plan, selections, soft, "tile")
-    arguments += triton_view.modifier_arguments(plan)
     sink = triton_view.sink_argument(plan)
-    names = ["key"] if sources(plan) else []
-    for i in selections:
-        names += [f"evict_{i}", *([f"score_{i}"] if soft else [])]
     return HopperView(
         shape=plan.hopper,
         dtype=plan.problem.dtype,
         soft=soft,
-        selections=tuple(selections),
-        arguments=(*arguments, *([] if sink is None else [sink])),
-        rings=tuple(_rings(names)),
-        lists=tuple(triton_view.state_text(plan, i, "tile_keys") for i in sources(plan)),
+        selections=tuple(selections_used(plan)),
+        arguments=(*_arguments(plan, soft), *([] if sink is None else [sink])),
+        rings=_rings(plan, soft),
+        lists=_lists(plan),
+        tensors=("q", "k", "v", "out", "lse"),
+        factors=("scale_log2",),
+        slots=("q_slots", "k_slots", "v_slots", "out_slots"),
     )
 
 
-def _rings(names: Sequence[str]) -> list[Ring]:
+def hopper_query_view(plan: KernelPlan) -> HopperView | None:
+    """What the template of dq needs of a plan; None where the plan has no such dq."""
+    if plan.hopper_query is None:
+        return None
+    soft = plan.differentiable_scores
+    thresholds = [f"thresholds_{i}" for i in selections_used(plan) if soft]
+    return HopperView(
+        shape=plan.hopper_query,
+        dtype=plan.problem.dtype,
+        soft=soft,
+        selections=tuple(selections_used(plan)),
+        arguments=_arguments(plan, soft),
+        rings=_rings(plan, soft),
+        lists=_lists(plan),
+        tensors=("q", "k", "v", "out", "lse", "dout", "dlse", "dq", "lse_log2", "row_deltas"),
+        sums=(*thresholds, *triton_view.modifier_sums(plan.modifiers)),
+        factors=("scale", "scale_log2"),
+        slots=("q_slots", "dout_slots", "out_slots", "lse_slots", "k_slots", "v_slots", "dq_slots"),
+        flags=("HAS_DLSE",),
+    )
+
+
+def _arguments(plan: KernelPlan, soft: bool) -> tuple[triton_view.Argument, ...]:
+    """What a kernel reads beside q, k, v and what is theirs."""
+    selections = triton_view.selection_arguments(plan, selections_used(plan), soft, "tile")
+    return (*selections, *triton_view.modifier_arguments(plan))
+
+
+def _rings(plan: KernelPlan, soft: bool) -> tuple[Ring, ...]:
+    names = ["key"] if sources(plan) else []
+    for i in selections_used(plan):
+        names += [f"evict_{i}", *([f"score_{i}"] if soft else [])]
     kinds = {"key": "int32", "evict": "int32", "score": "float32"}
-    return [
+    return tuple(
         Ring(name=name, slots=f"{name}_slots", dtype=kinds[name.split("_")[0]]) for name in names
-    ]
+    )
+
+
+def _lists(plan: KernelPlan) -> tuple[str, ...]:
+    return tuple(triton_view.state_text(plan, i, "tile_keys") for i in sources(plan))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from typing_extensions import assert_never
 
-from attncomp.codegen.hopper import hopper_forward, refusal
+from attncomp.codegen.hopper import with_hopper
 from attncomp.codegen.plan import (
     Comparison,
     Gate,
@@ -118,7 +118,7 @@ def plan_of(
         modifiers=modifiers.in_kernels,
         pattern=pattern,
     )
-    return plan if refusal(plan) is not None else replace(plan, hopper=hopper_forward(plan))
+    return with_hopper(plan)
 
 
 def _strided_part(

@@ -119,8 +119,8 @@ class StridedPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HopperForward:
-    """The shape of the warp-specialised forward for Hopper (`attncomp.codegen.hopper`).
+class HopperShape:
+    """The shape of a warp-specialised kernel for Hopper (`attncomp.codegen.hopper`).
 
     keys: of a tile. stages: slots for tiles of K and V. Registers are those of a thread of a
     consumer and of the producer.
@@ -139,8 +139,9 @@ class KernelPlan:
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
     score tensors, in the order in which `select` takes them. strided: parts of the pattern with
     kernels of their own, which share the softmax with the sweeps. modifiers: what changes the
-    logits, the scale aside, which is an argument of the kernels. hopper: the forward in a template
-    of its own, None where it is the target-independent one.
+    logits, the scale aside, which is an argument of the kernels. hopper, hopper_query: the forward
+    and the backward's dq in templates of their own, None where they are the target-independent
+    ones.
     """
 
     mode: GateMode | None
@@ -151,7 +152,8 @@ class KernelPlan:
     schedule: Schedule
     strided: tuple[StridedPart, ...] = ()
     modifiers: Modifiers = NO_MODIFIERS
-    hopper: HopperForward | None = None
+    hopper: HopperShape | None = None
+    hopper_query: HopperShape | None = None
     pattern: str = field(compare=False)
 
     @property

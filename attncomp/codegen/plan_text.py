@@ -28,12 +28,12 @@ def plan_text(plan: KernelPlan) -> str:
         )
     for index, sweep in enumerate(plan.sweeps):
         lines += [f"sweep {index}:", *(_INDENT + line for line in _sweep_lines(sweep))]
-    if plan.hopper is not None:
-        lines.append(
-            f"forward: hopper, warp-specialised, {plan.hopper.keys} keys, "
-            f"{plan.hopper.stages} stages, registers {plan.hopper.consumer_registers} and "
-            f"{plan.hopper.producer_registers}"
-        )
+    for name, shape in (("forward", plan.hopper), ("dq", plan.hopper_query)):
+        if shape is not None:
+            lines.append(
+                f"{name}: hopper, warp-specialised, {shape.keys} keys, {shape.stages} stages, "
+                f"registers {shape.consumer_registers} and {shape.producer_registers}"
+            )
     for part in plan.strided:
         inner = plan_text(part.plan).splitlines()
         lines += [f"classes modulo {part.step}:", *(_INDENT + line for line in inner)]

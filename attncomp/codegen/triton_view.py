@@ -11,6 +11,7 @@ from attncomp.codegen import entries, expressions
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
 from attncomp.ir.modifiers import Modifiers
+from attncomp.ir.schedule import Problem
 
 
 class Argument(NamedTuple):
@@ -23,19 +24,36 @@ class Argument(NamedTuple):
 def tile_descriptors(plan: KernelPlan) -> bool:
     """Whether the key-major kernel may take its tiles by descriptors (`runtime.descriptors`).
 
-    Rows are copied so on sm_90 and up, where they are whole multiples of 16 bytes. Steps that walk
-    lists of blocks end before the tile does; tensor cores take float32 from shared memory in one
-    order alone; and rows of more than 128 numbers would spill.
+    Steps that walk lists of blocks end before the tile does.
     """
-    problem = plan.problem
     contiguous = [sweep for sweep in plan.sweeps if sweep.source is None]
+    return (
+        _copies_tiles(plan.problem)
+        and bool(contiguous)
+        and all(sweep.walk is None for sweep in contiguous)
+    )
+
+
+def row_descriptors(plan: KernelPlan) -> bool:
+    """Whether the kernels of gathered keys may take rows of queries by descriptors.
+
+    They begin at multiples of a tile's queries, and lse and delta are copied by 16 bytes.
+    """
+    gathered = any(sweep.source is not None for sweep in plan.sweeps)
+    return gathered and _copies_tiles(plan.problem) and plan.schedule.backward_gathered.queries >= 4
+
+
+def _copies_tiles(problem: Problem) -> bool:
+    """Whether a GPU copies rows of tiles on its own.
+
+    It does on sm_90 and up, where they are whole multiples of 16 bytes. Tensor cores take float32
+    from shared memory in one order alone; and rows of more than 128 numbers would spill.
+    """
     return (
         re.fullmatch(r"sm_(9|10|11)\d[af]?", problem.target) is not None
         and problem.dtype in ("float16", "bfloat16")
         and problem.head_dim % 8 == problem.value_dim % 8 == 0
         and max(problem.head_dim, problem.value_dim) <= 128
-        and bool(contiguous)
-        and all(sweep.walk is None for sweep in contiguous)
     )
 
 
@@ -160,6 +178,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     if plan.selections:
         names += ["n_nodes", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
+    names += ["groups_walked"] if plan.differentiable_scores else []
     for i in range(len(plan.selections)):
         names += [f"groups_{i}", f"capacity_{i}"]
     for i in range(len(plan.walks)):

@@ -289,6 +289,8 @@ def _run(module: Any, plan: KernelPlan) -> None:
         module.forward(q, k, v, state, -scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)
+    if plan.hopper_query is not None:
+        module.backward(dout, dlse, q, k, v, out, lse, state, -scale)
 
 
 def _gpu(target: str) -> Any:

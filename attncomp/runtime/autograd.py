@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from attncomp.codegen.plan import KernelPlan
-from attncomp.codegen.state import state_fields, state_layout
 from attncomp.errors import BackendError
 from attncomp.runtime.directly import (
     refuse_tangents,
@@ -29,11 +27,22 @@ from attncomp.runtime.directly import (
     wants_gradients,
 )
 from attncomp.runtime.guarded import guarded, unaliased
-from attncomp.runtime.program import device_plan, program
-from attncomp.runtime.replay import Records, Replayed, Result
+from attncomp.runtime.program import program
+from attncomp.runtime.replay import Record, Records, Replayed, Result
+from attncomp.runtime.results import (
+    empty_gradients,
+    empty_results,
+    empty_state,
+    gradient_fields,
+)
 
 Options: TypeAlias = tuple[float, str, str]
 """The scale of a call, its pattern and its problem."""
+
+# Steps of a call that have records.
+RESULTS: Final = "results"
+WITH_STATE: Final = "results and state"
+GRADIENTS: Final = "gradients"
 
 _library = torch.library.Library("attncomp", "DEF")
 _library.define(
@@ -75,11 +84,12 @@ def attention(
     if runs_directly(q, k, v, *given, *tensors):
         options = scale, pattern, problem
         if not wants_gradients(q, k, v, *given):
-            out, lse = _whole(q, k, v, scores, tensors, options, records, keep=False).outputs
+            out, lse = _whole(q, k, v, scores, tensors, options, records, RESULTS).outputs
             return out, lse
-        run = functools.partial(_run_directly, len(scores), records if saves_plainly() else None)
-        result: tuple[Tensor, Tensor] = _Attend.apply(
-            run, len(given), options, q, k, v, *given, *tensors
+        kept = records if saves_plainly() else None
+        run = functools.partial(_run_directly, len(scores), kept)
+        result: tuple[Tensor, Tensor] = _apply_directly(
+            run, len(given), options, kept, q, k, v, *given, *tensors
         )
         return result
     state: list[Tensor] = []
@@ -88,52 +98,12 @@ def attention(
     return _attend_op(q, k, v, given, [*state, *tensors], scale, pattern, problem)
 
 
-@torch.library.register_fake("attncomp::select", lib=_library)
-def _fake_select(
-    scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str
-) -> list[Tensor]:
-    plan = device_plan(pattern, problem, scores[0].device)
-    batch, _, n_keys = scores[0].shape
-    groups = [score.shape[1] for score in scores]
-    layout = state_layout(plan, batch, groups, n_queries, n_keys)
-    size = len(state_fields(plan))
-    real = [_real(scores[plan.scores.index(selection.scores)]) for selection in plan.selections]
-    return [
-        scores[0].new_empty(
-            field.shape, dtype=real[index // size] if field.kind == "float" else torch.int32
-        )
-        for index, field in enumerate(layout)
-    ]
-
-
-def _real(score: Tensor) -> torch.dtype:
-    """The dtype of real fields of the state, and of the gradient of the scores within kernels."""
-    return torch.float64 if score.dtype == torch.float64 else torch.float32
-
-
 @guarded
 def _select(scores: Sequence[Tensor], n_queries: int, pattern: str, problem: str) -> list[Tensor]:
     if not scores[0].shape[0]:
-        return _fake_select(scores, n_queries, pattern, problem)
+        return empty_state(scores, n_queries, pattern, problem)
     state = program(pattern, problem, scores[0].device).select(tuple(scores), n_queries)
     return unaliased(state)
-
-
-@torch.library.register_fake("attncomp::attend", lib=_library)
-def _fake_attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scores: Sequence[Tensor],
-    state: Sequence[Tensor],
-    scale: float,
-    pattern: str,
-    problem: str,
-) -> tuple[Tensor, Tensor]:
-    batch, heads, n_queries, _ = q.shape
-    real = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out = q.new_empty((batch, heads, n_queries, v.shape[3]))
-    return out, q.new_empty((batch, heads, n_queries), dtype=real)
 
 
 @guarded
@@ -148,7 +118,7 @@ def _attend(
     problem: str,
 ) -> tuple[Tensor, Tensor]:
     if not q.shape[0]:
-        return _fake_attend(q, k, v, scores, state, scale, pattern, problem)
+        return empty_results(q, k, v, scores, state, scale, pattern, problem)
     out, lse = program(pattern, problem, q.device).forward(q, k, v, tuple(state), scale)
     return out.contiguous(), lse.contiguous()
 
@@ -161,14 +131,13 @@ def _whole(
     tensors: Sequence[Tensor],
     options: Options,
     records: Records | None,
-    *,
-    keep: bool,
+    step: str,
 ) -> Replayed:
     """`_select` and `_attend`: out and lse, and what of the selections' state is kept."""
     # records know nothing of copies
     given = [q, k, v, *[score.contiguous() for score in scores], *tensors]
-    again = None if records is None else records.again(given, keep=keep)
-    return again or _run_whole(q, given, len(scores), options, records, keep=keep)
+    again = None if records is None else records.again(given, step)
+    return again or _run_whole(q, given, len(scores), options, records, step)
 
 
 @guarded
@@ -178,8 +147,7 @@ def _run_whole(
     count: int,
     options: Options,
     records: Records | None,
-    *,
-    keep: bool,
+    step: str,
 ) -> Replayed:
     """`_whole` of q, k, v, scores, of which there are count, and the other tensors."""
     scale, pattern, problem = options
@@ -188,42 +156,11 @@ def _run_whole(
         q, k, v, *others = given
         state = _select(others[:count], q.shape[2], pattern, problem) if count else []
         results = _attend(q, k, v, (), [*state, *others[count:]], scale, pattern, problem)
-        return results, state if keep else ()
+        return results, state if step == WITH_STATE else ()
 
     if records is None or not q.shape[0]:
         return Replayed(*call(given), None)
-    return records.run(call, given, keep=keep)
-
-
-@torch.library.register_fake("attncomp::attend_backward", lib=_library)
-def _fake_attend_backward(
-    dout: Tensor,
-    dlse: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    state: Sequence[Tensor],
-    scale: float,
-    pattern: str,
-    problem: str,
-) -> list[Tensor]:
-    plan = device_plan(pattern, problem, q.device)
-    like = [q, k, v, *_gradient_fields(plan, state)]
-    return [tensor.new_empty(tensor.shape) for tensor in like]
-
-
-def _gradient_fields(plan: KernelPlan, state: Sequence[Tensor]) -> list[Tensor]:
-    """For each score tensor with a gradient, a field of the state with its shape and real dtype.
-
-    Behind them, for each learned tensor of a modifier, its entry in the state.
-    """
-    learned = list(state[len(state) - len(plan.modifiers.learned) :])
-    if not plan.differentiable_scores:
-        return learned
-    size, names = len(state_fields(plan)), [selection.scores for selection in plan.selections]
-    return [*(state[size * names.index(name)] for name in plan.scores), *learned]
+    return records.run(call, given, step)
 
 
 @guarded
@@ -241,11 +178,11 @@ def _attend_backward(
     problem: str,
 ) -> list[Tensor]:
     if not q.shape[0]:
-        like = _fake_attend_backward(dout, dlse, q, k, v, out, lse, state, scale, pattern, problem)
+        like = empty_gradients(dout, dlse, q, k, v, out, lse, state, scale, pattern, problem)
         return [torch.zeros_like(tensor) for tensor in like]
     served = program(pattern, problem, q.device)
     gradients = served.backward(dout, dlse, q, k, v, out, lse, tuple(state), scale)
-    fields = _gradient_fields(served.plan, state)
+    fields = gradient_fields(served.plan, state)
     casts = [g.to(field.dtype) for g, field in zip(gradients[3:], fields, strict=True)]
     return unaliased([*gradients[:3], *casts])
 
@@ -254,9 +191,9 @@ class _Attend(torch.autograd.Function):
     """`attend` with its gradients.
 
     run gives out, lse and what of the state is not there before, from q, k, v, the n_given tensors
-    that may have gradients and the state that is there before. Written out, because
-    `torch.library.register_autograd` sends the lists of tensors through pytree, which takes several
-    times as long as all the rest of a call.
+    that may have gradients and the state that is there before. records: of gradients, too, if there
+    may be some. Written out, because `torch.library.register_autograd` sends the lists of tensors
+    through pytree, which takes several times as long as all the rest of a call.
     """
 
     @staticmethod
@@ -265,16 +202,18 @@ class _Attend(torch.autograd.Function):
         run: Callable[..., Replayed],
         n_given: int,
         options: Options,
+        records: Records | None,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *lists: Tensor,
     ) -> tuple[Tensor, Tensor]:
         given, before = lists[:n_given], lists[n_given:]
-        (out, lse), state, ctx.record = run(q, k, v, given, before, options)
+        (out, lse), state, record = run(q, k, v, given, before, options)
         ctx.save_for_backward(q, k, v, out, lse, *before, *state)
-        ctx.options = options
-        ctx.n_before = len(before)
+        # With a record the state is one tensor, as in all calls to come.
+        again = records if record is not None or not state else None
+        ctx.call = _Called(options, len(before), record, again)
         ctx.score_dtypes = [tensor.dtype for tensor in given]
         # A gradient of None for lse spares its use, the usual case.
         ctx.set_materialize_grads(False)
@@ -282,27 +221,82 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse, *saved = ctx.saved_tensors
-        before, kept = saved[: ctx.n_before], saved[ctx.n_before :]
-        state = [*(kept if ctx.record is None else ctx.record.state(*kept)), *before]
+        called: _Called = ctx.call
+        q, _, _, out, *_ = saved = ctx.saved_tensors
         dout, dlse = grads
         if dout is None:
             dout = torch.zeros_like(out)
         # Second derivatives, which fail, are the op's to refuse.
-        given_grads = (dout,) if dlse is None else (dout, dlse)
+        given_grads = [dout] if dlse is None else [dout, dlse]
         direct = not torch.is_grad_enabled() and runs_directly(q, *given_grads)
-        run = _attend_backward if direct else _backward_op
-        gradients = run(dout, dlse, q, k, v, out, lse, state, *ctx.options)
-        given: list[Tensor | None] = list(gradients)
+        run = _gradients if direct else functools.partial(_differentiate, _backward_op)
+        given: list[Tensor | None] = [*run(called, given_grads, saved)]
         # Hard gates give the scores no gradient.
         given[3:3] = [None] * (3 + len(ctx.score_dtypes) - len(given))
+        needed = ctx.needs_input_grad[4:]
         for index, dtype in enumerate(ctx.score_dtypes, start=3):
             gradient = given[index]
-            if gradient is not None and ctx.needs_input_grad[index + 3]:
+            if gradient is not None and needed[index]:
                 given[index] = gradient.to(dtype)
-        needed = ctx.needs_input_grad[3:]
-        given += [None] * len(before)
-        return None, None, None, *(g if n else None for g, n in zip(given, needed, strict=True))
+        given += [None] * called.n_before
+        wanted = [g if n else None for g, n in zip(given, needed, strict=True)]
+        return None, None, None, None, *wanted
+
+
+# As `_Attend.apply`, less what that does for the transforms of functorch.
+_apply_directly: Final[Any] = super(torch.autograd.Function, _Attend).apply
+
+
+class _Called(NamedTuple):
+    """What a call leaves for its gradients, beside the tensors that it saves.
+
+    n_before: of those, behind the first five, are state that was there before; then comes its own.
+    record: by which it was made; records: of such calls, if those of gradients may be made.
+    """
+
+    options: Options
+    n_before: int
+    record: Record | None
+    records: Records | None
+
+
+def _differentiate(
+    op: Callable[..., list[Tensor]],
+    called: _Called,
+    grads: Sequence[Tensor],
+    saved: Sequence[Tensor],
+) -> list[Tensor]:
+    """Gradients by `attend_backward` or its kernel. grads: dout and, where it is used, dlse."""
+    dout, dlse = grads if len(grads) > 1 else (*grads, None)
+    q, k, v, out, lse, *others = saved
+    before, kept = others[: called.n_before], others[called.n_before :]
+    state = kept if called.record is None else called.record.state(*kept)
+    return op(dout, dlse, q, k, v, out, lse, [*state, *before], *called.options)
+
+
+def _gradients(
+    called: _Called, grads: Sequence[Tensor], saved: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """`_differentiate` past the dispatcher."""
+    given = [*[grad.contiguous() for grad in grads], *saved]
+    step = GRADIENTS, len(grads), torch._C._get_float32_matmul_precision()
+    again = None if called.records is None else called.records.again(given, step)
+    return again.outputs if again else _run_gradients(given, called, step)
+
+
+@guarded
+def _run_gradients(
+    given: Sequence[Tensor], called: _Called, step: tuple[str, int, str]
+) -> Sequence[Tensor]:
+    """`_gradients` of those of the outputs, of which step has the number, and what was saved."""
+    count = step[1]
+
+    def call(given: Sequence[Tensor]) -> Result:
+        return _differentiate(_attend_backward, called, given[:count], given[count:]), ()
+
+    if called.records is None or not given[0].shape[0]:
+        return call(given)[0]
+    return called.records.run(call, given, step).outputs
 
 
 def _run_directly(
@@ -316,7 +310,7 @@ def _run_directly(
     options: Options,
 ) -> Replayed:
     """`select` and `attend` past the dispatcher."""
-    return _whole(q, k, v, given[:n_scores], before, options, records, keep=True)
+    return _whole(q, k, v, given[:n_scores], before, options, records, WITH_STATE)
 
 
 def _run_below(
@@ -347,7 +341,7 @@ def _attend_autograd(
     tensors = (q, k, v, *scores)
     if wants_gradients(*tensors):
         result: tuple[Tensor, Tensor] = _Attend.apply(
-            functools.partial(_run_below, keyset), len(scores), options, *tensors, *state
+            functools.partial(_run_below, keyset), len(scores), options, None, *tensors, *state
         )
         return result
     out, lse = _run_below(keyset, q, k, v, scores, state, options).outputs
@@ -373,12 +367,13 @@ def _refuse_second_derivative(ctx: Any, *_: object) -> tuple[object, ...]:
     )
 
 
-for _name, _kernel in (
-    ("select", _select),
-    ("attend", _attend),
-    ("attend_backward", _attend_backward),
+for _name, _kernel, _fake in (
+    ("select", _select, empty_state),
+    ("attend", _attend, empty_results),
+    ("attend_backward", _attend_backward, empty_gradients),
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"attncomp::{_name}", _fake, lib=_library)
 torch.library.register_autograd(
     "attncomp::select", _differentiate_select, setup_context=_save_for_select, lib=_library
 )

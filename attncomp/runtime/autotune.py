@@ -144,15 +144,21 @@ def _search(
     runs = _Runs(pattern, problem, sample)
 
     def near(schedule: Schedule, part: Part) -> list[Schedule]:
-        # What the pattern's blocks and the target's shared memory leave as it is. The forward for
-        # Hopper has keys, warps and stages of its own.
+        # What the pattern's blocks and the target's shared memory leave as it is. The kernels for
+        # Hopper have keys, warps and stages of their own.
         found = neighbours(schedule, part, plan.problem, gathered=gathered)
         plans = {s: lower(pattern, plan.problem, schedule=s) for s in found}
-        same = [s for s, p in plans.items() if part == "forward" and p.hopper is not None]
+        same = [s for s, p in plans.items() if _is_for_hopper(p, part)]
         return [s for s, p in plans.items() if p.schedule == s and s not in same]
 
     parts = parts_of(plan.problem, gathered=gathered, gradients=sample.gradients)
     return fastest(plan.schedule, parts, near, runs.milliseconds, note)
+
+
+def _is_for_hopper(plan: KernelPlan, part: Part) -> bool:
+    """Whether a part's tile is for calls alone that the kernel for Hopper leaves."""
+    shapes = {"forward": plan.hopper, "backward_query": plan.hopper_query}
+    return shapes.get(part) is not None
 
 
 class _Runs:

@@ -76,7 +76,8 @@ class Checks:
         """The checked call; raises the CallError of the first thing that is wrong."""
         kind = None
         if not torch.compiler.is_compiling() and type(q) in PLAIN and not self.entries:
-            q, k, v = autocast(q, k, v)
+            if torch._C._is_any_autocast_enabled():
+                q, k, v = autocast(q, k, v)
             kind = self._kind(q, k, v, tensors, scale)
             known = None if kind is None else self._known.get(kind)
             if known is not None:
@@ -111,13 +112,15 @@ class Checks:
         if scale is not None and type(scale) is not float:
             return None
         given = (q, k, v, *tensors.values())
-        if not all([type(t) in PLAIN and t.layout is torch.strided for t in given]):
-            return None
-        return (
+        kind: list[object] = [
             scale,
-            torch.get_float32_matmul_precision(),
+            torch._C._get_float32_matmul_precision(),
             knobs.BACKEND.read() if self.backend is None else None,
             wants_gradients(*given) if self.tuned else None,
             *tensors,
-            *[(t.dtype, t.device, t.shape, t.stride()) for t in given],
-        )
+        ]
+        for t in given:
+            if type(t) not in PLAIN or t.layout is not torch.strided:
+                return None
+            kind += (t.dtype, t.device, t.shape, t.stride())
+        return tuple(kind)

@@ -62,7 +62,22 @@ def describe(
     return tuple([_descriptor(tensor, *tile) for tensor, *tile in tiles])
 
 
-def _descriptor(tensor: Tensor, *tile: int) -> TensorDescriptor:
+def describe_rows(
+    q: Tensor,
+    dout: Tensor,
+    lse: Tensor,
+    row_deltas: Tensor,
+    heads: int,
+    queries: int,
+    head_dim: int,
+    value_dim: int,
+) -> tuple[TensorDescriptor, ...]:
+    """Descriptors of tiles of several heads' rows: by heads, queries, and padded head dims."""
+    tiles = (q, head_dim), (dout, value_dim), (lse,), (row_deltas,)
+    return tuple([_descriptor(tensor, queries, *dim, heads=heads) for tensor, *dim in tiles])
+
+
+def _descriptor(tensor: Tensor, *tile: int, heads: int = 1) -> TensorDescriptor:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, 1, *tile])
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), [1, heads, *tile])

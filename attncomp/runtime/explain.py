@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from attncomp.codegen.expressions import condition_entries
-from attncomp.codegen.hopper import choice
+from attncomp.codegen.hopper import choices
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.ir.affine import Affine, Drawn, Entry, Index, Quotient, Top, index
 from attncomp.ir.ops import Box, Range
@@ -53,7 +53,7 @@ def explain(
         *((("logits", ", ".join(plan.modifiers.parts)),) if plan.modifiers else ()),
         *_sweep_rows(plan, lengths, dense),
         *((("tiles", _tiles(plan)),) if plan.all_sweeps and not dense else ()),
-        *_forward_rows(plan, dense),
+        *_kernel_rows(plan, dense),
         ("keys", _keys(plan)),
         ("time", "O(N^2), on backend reference" if dense else _time(plan)),
         ("memory", memory),
@@ -167,11 +167,10 @@ def _tiles(plan: KernelPlan) -> str:
     return f"{plan.schedule.forward.queries} queries by {plan.forward_keys} keys"
 
 
-def _forward_rows(plan: KernelPlan, dense: bool) -> Iterator[tuple[str, str]]:
-    """Which forward serves, where a target has two; of strided parts each on its own."""
-    text = choice(plan) if plan.own is not None and plan.sweeps and not dense else None
-    if text is not None:
-        yield "forward", text
+def _kernel_rows(plan: KernelPlan, dense: bool) -> Iterator[tuple[str, str]]:
+    """Which kernels serve, where a target has two of a kind; of strided parts each on its own."""
+    if plan.own is not None and plan.sweeps and not dense:
+        yield from choices(plan).items()
 
 
 def _limit(plan: KernelPlan, sweep: SweepPlan) -> int | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from attncomp.runtime.ranking import row_cumsum
+TIMES: Final = 1024  # that a program adds up at a time for gradients through thresholds
+BLOCKS: Final = 64
 
 
 def tiles(length: int, size: int) -> int:
@@ -145,25 +147,6 @@ def sink_gradient(sinks: Tensor, lse: Tensor, row_deltas: Tensor) -> Tensor:
     return -sum_of_rows(weight * row_deltas)
 
 
-def kept_between(evict: Tensor, start: int, stop: int) -> Tensor:
-    """Which keys [B, G, Nk] are selected at any time `start <= t < stop`."""
-    key = torch.arange(evict.shape[-1], device=evict.device, dtype=torch.int32)
-    return (evict > key) & (evict > start) & (key < stop)
-
-
-def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the true entries of each row of [..., N], ascending and padded with 0; counts."""
-    place = row_cumsum(mask).int()
-    index = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int32)
-    # entries that are not wanted go to a column of their own, which is cut off
-    target = torch.where(mask, place - 1, mask.shape[-1]).long()
-    listed = torch.zeros(
-        (*mask.shape[:-1], mask.shape[-1] + 1), dtype=torch.int32, device=mask.device
-    )
-    listed.scatter_(-1, target, index.expand_as(mask))
-    return listed[..., :-1].contiguous(), place[..., -1].contiguous()
-
-
 def list_spans(n_queries: int, segment: int, tile: int) -> list[int]:
     """Lengths of the spans that key lists are made for, each a divisor of the one before.
 
@@ -178,42 +161,20 @@ def list_spans(n_queries: int, segment: int, tile: int) -> list[int]:
     return spans
 
 
-def selected_keys(evict: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """The keys [B, G, Nk] selected at any time `start <= t < stop`, ascending, and their counts."""
-    return compact(kept_between(evict, start, stop))
+def blocks_of_times(n_times: int) -> tuple[int, int]:
+    """How many times one of at most `BLOCKS` blocks has, by whole `TIMES`, and how many there are.
 
-
-def sum_of_units(
-    parts: Tensor, evict: Tensor, clock: int, n_queries: int, groups: int | None = None
-) -> Tensor:
-    """Sum per-unit gate gradients [B, U, Nk] into groups [B, G, Nk]; rows never written count 0.
-
-    evict is that of the selection whose keys were walked; groups: G of another score tensor.
+    A program adds up a block; to cross some of them it takes no more steps than there may be.
     """
-    batch, walked, n_keys = evict.shape
-    kept = kept_between(evict, -clock, n_queries - clock)
-    if groups in (None, walked):
-        total = parts.view(batch, walked, -1, n_keys).sum(dim=2)
-        return torch.where(kept, total, 0.0)
-    units = torch.where(kept[:, :, None], parts.view(batch, walked, -1, n_keys), 0.0)
-    return units.view(batch, groups, -1, n_keys).sum(dim=2)
+    span = tiles(n_times, BLOCKS * TIMES) * TIMES
+    return span, tiles(n_times, span)
 
 
-def threshold_gradient(
-    thresholds: Tensor, support: Tensor, frac_birth: Tensor, frac_death: Tensor, clock: int
-) -> Tensor:
-    """What moving the thresholds takes from each score: sum of C_q / |F_q| over q with key in F_q.
-
-    thresholds [B, Hq, Nq] holds C_q a head, the rest is per key and time [B, G, Nk]; query i stands
-    at time i - clock. F membership is an interval of time, so one prefix sum serves every key.
-    """
+def sums_of_times(support: Tensor, n_blocks: int) -> tuple[Tensor, Tensor]:
+    """Uninitialised float64 buffers for sums over times [B, G, Nk], and over whole blocks."""
     batch, groups, n_times = support.shape
-    per_query = thresholds.view(batch, groups, -1, thresholds.shape[-1]).sum(2, dtype=torch.float64)
-    begin, end = max(0, -clock), min(n_times, thresholds.shape[-1] - clock)
-    prefix = torch.zeros((batch, groups, n_times + 1), dtype=torch.float64, device=support.device)
-    if begin < end:
-        share = per_query[..., begin + clock : end + clock] / support[..., begin:end].clamp(min=1)
-        prefix[..., begin + 1 : end + 1] = share
-    prefix = row_cumsum(prefix)
-    taken = prefix.gather(-1, frac_death.long()) - prefix.gather(-1, frac_birth.long())
-    return torch.where(frac_death > frac_birth, taken, 0.0).float()
+    sums, totals = [
+        torch.empty((batch, groups, size), dtype=torch.float64, device=support.device)
+        for size in (n_times, n_blocks)
+    ]
+    return sums, totals

@@ -20,10 +20,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from attncomp.runtime.driver import Grid
+
 ALIGNED: Final = 16  # bytes; Triton compiles anew for a tensor that starts elsewhere
-
-Grid: TypeAlias = tuple[int, int, int]
-
 
 Launch: TypeAlias = Callable[[Grid, int, Sequence[Any]], None]
 """Launches a kernel on a stream of the current device, without hooks; pointers are integers."""
@@ -202,6 +201,12 @@ def is_hooked() -> bool:
     runtime = _triton().knobs.runtime
     enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
+
+
+def current_device() -> int:
+    """The current CUDA device, of a process that has used one."""
+    device: int = torch._C._cuda_getDevice()
+    return device
 
 
 def current_stream(device: int) -> int:

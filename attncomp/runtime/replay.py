@@ -12,7 +12,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attncomp.runtime.driver import Grid, Place, Ready, entry_of
 from attncomp.runtime.quick_launch import (
     ALIGNED,
-    Grid,
+    Compiled,
     Launch,
     Launched,
+    current_device,
     current_stream,
     is_hooked,
     watcher,
@@ -48,13 +50,6 @@ Result: TypeAlias = tuple[Sequence[Tensor], Sequence[Tensor]]
 Call: TypeAlias = Callable[[Sequence[Tensor]], Result]
 
 
-class Place(NamedTuple):
-    """An address: bytes behind the start of one of the tensors that a call has."""
-
-    tensor: int
-    offset: int
-
-
 class Field(NamedTuple):
     """A tensor of the state in the buffer that holds them all; offset and strides in elements."""
 
@@ -62,6 +57,14 @@ class Field(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
+
+
+class Made(NamedTuple):
+    """A tensor that a call makes, contiguous."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Step(NamedTuple):
@@ -72,20 +75,42 @@ class Step(NamedTuple):
     pick: Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
-class Record(NamedTuple):
-    """All of a call.
+class Steps(NamedTuple):
+    """Launches by Triton's launchers.
 
-    Its tensors are the given ones, then those of made, by shape and dtype: outputs, of which there
-    are n_outputs, the buffer with the fields of the state, if any, and that of all in between. Its
-    values are the addresses of the tensors, of places inside of them, by tensor, and constants.
+    Their values are the addresses of the tensors, of places inside of them, by tensor, and
+    constants.
     """
 
-    made: tuple[tuple[tuple[int, ...], torch.dtype], ...]
-    n_outputs: int
-    fields: tuple[Field, ...]
     places: tuple[tuple[int, tuple[int, ...]], ...]
     constants: tuple[Any, ...]
     steps: tuple[Step, ...]
+
+    def launch(self, stream: int, addresses: Sequence[int]) -> bool:
+        """As `Ready.launch`, which takes less time; errors are raised."""
+        values: list[Any] = [*addresses]
+        for tensor, offsets in self.places:
+            start = values[tensor]
+            values += [start + offset for offset in offsets]
+        values += self.constants
+        for launch, grid, pick in self.steps:
+            launch(grid, stream, pick(values))
+        return True
+
+
+class Record(NamedTuple):
+    """All of a call.
+
+    Its tensors are the given ones, then those of made: outputs, of which there are n_outputs, the
+    buffer with the fields of the state, if any, and that of all in between. empty makes them, on
+    the current device, from what is in made.
+    """
+
+    empty: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+    made: tuple[Made, ...]
+    n_outputs: int
+    fields: tuple[Field, ...]
+    launches: Ready | Steps
 
     def run(self, given: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs, and the buffer of the state behind them, if any; of tensors of the same kind.
@@ -93,21 +118,17 @@ class Record(NamedTuple):
         On the current stream. None where launches have to go another way: of unaligned tensors,
         on another device than the current one, or where a hook wants to know of them.
         """
-        first = given[0]
-        device, number = first.device, first.get_device()
-        if is_hooked() or (number >= 0 and number != torch.cuda.current_device()):
+        number = given[0].get_device()
+        if is_hooked() or (number >= 0 and number != current_device()):
             return None
-        made = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self.made]
-        values: list[Any] = [*map(Tensor.data_ptr, given), *map(Tensor.data_ptr, made)]
-        if functools.reduce(operator.or_, values) % ALIGNED:
+        addresses = [*map(Tensor.data_ptr, given)]
+        if functools.reduce(operator.or_, addresses) % ALIGNED:
             return None
-        for tensor, offsets in self.places:
-            start = values[tensor]
-            values += [start + offset for offset in offsets]
-        values += self.constants
-        stream = current_stream(number)
-        for launch, grid, pick in self.steps:
-            launch(grid, stream, pick(values))
+        empty = self.empty
+        made = [empty(*one) for one in self.made]
+        addresses += map(Tensor.data_ptr, made)
+        if not self.launches.launch(current_stream(number), addresses):
+            return None
         return made[: self.n_outputs + bool(self.fields)]
 
     def state(self, buffer: Tensor) -> list[Tensor]:
@@ -128,34 +149,35 @@ class Replayed(NamedTuple):
 
 
 class Records:
-    """The records of the calls of one kind, with the state of the selections kept and without.
+    """The records of the calls of one kind, one for each step: forward, with a state or without it,
+    and backward.
 
     A kind fixes all that host functions go by: a pattern and its problem, shapes, strides, dtypes
     and the device of tensors, numbers, and how products of float32 are formed.
     """
 
     def __init__(self) -> None:
-        self._found: dict[bool, Record | None] = {}
+        self._found: dict[Hashable, Record | None] = {}
 
-    def again(self, given: Sequence[Tensor], *, keep: bool) -> Replayed | None:
-        """What a recorded call gives; None where there is none, or its record cannot be used."""
-        known = self._found.get(keep)
+    def again(self, given: Sequence[Tensor], step: Hashable) -> Replayed | None:
+        """What a recorded step gives; None where there is none, or its record cannot be used."""
+        known = self._found.get(step)
         made = None if known is None else known.run(given)
         if known is None or made is None:
             return None
         count = known.n_outputs
         return Replayed(made[:count], made[count:], known if known.fields else None)
 
-    def run(self, call: Call, given: Sequence[Tensor], *, keep: bool) -> Replayed:
-        """What the call gives, by its record where there is one; else one is made.
+    def run(self, call: Call, given: Sequence[Tensor], step: Hashable) -> Replayed:
+        """What the step gives, by its record where there is one; else one is made.
 
-        The same call for the same keep; it takes the given tensors. keep: whether it gives a state.
+        call: the step, of the given tensors; the same one for the same step.
         """
-        if keep in self._found:
-            return self.again(given, keep=keep) or Replayed(*call(given), None)
+        if step in self._found:
+            return self.again(given, step) or Replayed(*call(given), None)
         if any([tensor.data_ptr() % ALIGNED for tensor in given]):
             return Replayed(*call(given), None)
-        result, self._found[keep] = record(call, given)
+        result, self._found[step] = record(call, given)
         return Replayed(*result, None)
 
 
@@ -187,6 +209,7 @@ class _Watch(TorchDispatchMode):
 
     def __init__(self, given: Sequence[Tensor]) -> None:
         super().__init__()
+        self.device_type = given[0].device.type
         self.launches: list[Launched] = []
         self.made: list[Tensor] = []
         self.others = False
@@ -223,29 +246,56 @@ def _record(
     fields = tuple(memory.field(field) for field in state)
     memory.add_buffer(_lifetimes(watch.launches), packed=True)
     arguments = [[memory.argument(value) for value in launch.args] for launch in watch.launches]
+    n_tensors = n_given + len(memory.made)
+    return Record(
+        empty=getattr(torch._C._dynamo.guards, f"_empty_strided_{watch.device_type}"),
+        made=tuple(memory.made),
+        n_outputs=len(outputs),
+        fields=fields,
+        launches=_again(watch.launches, arguments, n_tensors),
+    )
+
+
+def _again(
+    launches: Sequence[Launched], arguments: Sequence[Sequence[Argument]], n_tensors: int
+) -> Ready | Steps:
+    """The launches with other addresses of the tensors, of which there are n_tensors."""
+    kernels = [_known(launch) for launch in launches]
+    grids = [launch.grid for launch in launches]
+    entries = [entry_of(kernel.kernel) for kernel in kernels]
+    found = [entry for entry in entries if entry is not None]
+    if len(found) == len(kernels):
+        plain = [[x.value if isinstance(x, _Constant) else x for x in row] for row in arguments]
+        return Ready(n_tensors, list(zip(found, grids, plain, strict=True)))
+    return _steps([kernel.launch for kernel in kernels], grids, arguments, n_tensors)
+
+
+def _known(launch: Launched) -> Compiled:
+    if launch.kernel is None:
+        raise _Unknown
+    return launch.kernel
+
+
+def _steps(
+    launches: Sequence[Launch],
+    grids: Sequence[Grid],
+    arguments: Sequence[Sequence[Argument]],
+    n_tensors: int,
+) -> Steps:
     flat = [argument for row in arguments for argument in row]
     places = sorted({x for x in flat if isinstance(x, Place) and x.offset})
     inside = itertools.groupby(places, key=itemgetter(0))
     constants = dict.fromkeys(x for x in flat if isinstance(x, _Constant))
-    order = [Place(i, 0) for i in range(n_given + len(memory.made))]
+    order = [Place(i, 0) for i in range(n_tensors)]
     index = {value: i for i, value in enumerate((*order, *places, *constants))}
-    return Record(
-        made=tuple(memory.made),
-        n_outputs=len(outputs),
-        fields=fields,
+    return Steps(
         places=tuple((tensor, tuple(x.offset for x in found)) for tensor, found in inside),
         constants=tuple(constant.value for constant in constants),
         steps=tuple(
-            Step(_known(launch), launch.grid, itemgetter(*[index[x] for x in row]))
-            for launch, row in zip(watch.launches, arguments, strict=True)
+            Step(launch, grid, itemgetter(*[index[x] for x in row]))
+            for launch, grid, row in zip(launches, grids, arguments, strict=True)
         ),
     )
-
-
-def _known(launch: Launched) -> Launch:
-    if launch.kernel is None:
-        raise _Unknown
-    return launch.kernel.launch
 
 
 class _Constant(NamedTuple):
@@ -255,11 +305,15 @@ class _Constant(NamedTuple):
     value: Any
 
 
+Argument: TypeAlias = Place | _Constant
+"""What a launch takes."""
+
+
 class _Memory:
     """Where each address of a watched call is in another one."""
 
     def __init__(self, watch: _Watch, n_given: int) -> None:
-        self.made: list[tuple[tuple[int, ...], torch.dtype]] = []
+        self.made: list[Made] = []
         self._n_given = n_given
         self._views = watch.views
         self._sizes = {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in watch.made}
@@ -271,7 +325,7 @@ class _Memory:
         alone = storage in self._sizes and storage not in self._placed
         if not alone or output.storage_offset() or not output.is_contiguous():
             raise _Unknown
-        self._placed[storage] = self._make(tuple(output.shape), output.dtype)
+        self._placed[storage] = self._make(output.shape, output.stride(), output.dtype)
 
     def add_buffer(self, used: Sequence[tuple[int, int, int]], *, packed: bool) -> None:
         """One buffer for all storages that have no place yet, each with its first and last use.
@@ -293,11 +347,11 @@ class _Memory:
             starts[storage] = start, start + size, first, last
         total = max([end for _, end, _, _ in starts.values()], default=0)
         if total:
-            index = self._make((total,), torch.uint8).tensor
+            index = self._make((total,), (1,), torch.uint8).tensor
             self._placed |= {at: Place(index, start) for at, (start, *_) in starts.items()}
 
-    def _make(self, shape: tuple[int, ...], dtype: torch.dtype) -> Place:
-        self.made.append((shape, dtype))
+    def _make(self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Place:
+        self.made.append(Made(tuple(shape), strides, dtype))
         return Place(self._n_given + len(self.made) - 1, 0)
 
     def field(self, tensor: Tensor) -> Field:
@@ -305,7 +359,7 @@ class _Memory:
         offset = self.place(tensor).offset // tensor.element_size() if tensor.numel() else 0
         return Field(tensor.dtype, tuple(tensor.shape), tensor.stride(), offset)
 
-    def argument(self, value: Any) -> Place | _Constant:
+    def argument(self, value: Any) -> Argument:
         """An argument of a launch."""
         if not isinstance(value, Tensor):
             return _Constant(type(value), value)

@@ -11,7 +11,7 @@ from torch import Tensor
 from attncomp.ir.modifiers import Modifiers
 from attncomp.runtime import autograd
 from attncomp.runtime.autotune import Sample, latest_problem, tuned_problem
-from attncomp.runtime.directly import runs_directly, wants_gradients
+from attncomp.runtime.directly import refuse_tangents, runs_directly, wants_gradients
 from attncomp.runtime.extents import Call
 from attncomp.runtime.inputs import modifier_state
 from attncomp.runtime.program import problem_text, program
@@ -39,6 +39,28 @@ class Whole(NamedTuple):
             tuple(name for name, _ in tensors) for tensors in (modifiers.tensors, modifiers.learned)
         )
         return Whole(scores, blocks, modified, learned, modifiers.scale)
+
+    def again(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tensors: Mapping[str, Tensor],
+        records: Records,
+    ) -> tuple[Tensor, Tensor] | None:
+        """As `attention`, of tensors without gradients, by a record; None where it cannot be."""
+        if self.modified or any(self.blocks):
+            return None
+        given = [q, k, v, *[tensors[name] for name in self.scores]]
+        if wants_gradients(*given) or not runs_directly(*given):
+            return None
+        refuse_tangents(*given)
+        given[3:] = [score.contiguous() for score in given[3:]]  # records know nothing of copies
+        found = records.again(given, autograd.RESULTS)
+        if found is None:
+            return None
+        out, lse = found.outputs
+        return out, lse
 
     def attention(
         self,

@@ -6,28 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dense import Inputs, Shape, blocks_of, dense_result, random_inputs
-from gluon_support import emulate
+from dense import Inputs, Shape, blocks_of, dense_result
+from gluon_support import emulate, halves, plan_for
 from torch import Tensor
-from triton_support import OVERFLOWS, error_norm, load_plan, make_problem, wide
+from triton_support import OVERFLOWS, error_norm, load_plan, wide
 
 from attncomp.codegen.hopper import hopper_forward, refusal
-from attncomp.codegen.lower import lower
-from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.plan_text import plan_text
 from attncomp.ir.schedule import DtypeName
 
 SCALE = 0.2
 TOLERANCE = 3e-4  # of outputs, whose weights are float16
 LSE_TOLERANCE = 1e-5  # of float32 sums of float16 products
-
-
-def plan_for(
-    pattern: str, shape: Shape, *, target: str = "sm_90", dtype: DtypeName = "float16"
-) -> KernelPlan:
-    plan = lower(pattern, make_problem(shape, dtype=dtype, target=target))
-    crisp = make_problem(shape, dtype=dtype, target=target, crisp=True)
-    return plan if plan.scores else lower(pattern, crisp)
 
 
 FOUR = Shape(
@@ -69,12 +59,6 @@ def run(
     patch.setattr(module, "forward_kernel", None)  # which serves other calls
     out, lse = module.forward(inputs.q, inputs.k, inputs.v, state, SCALE)
     return out, lse
-
-
-def halves(shape: Shape, generator: torch.Generator) -> Inputs:
-    """Random inputs in float16, scores in float32."""
-    inputs = random_inputs(shape, generator, dtype=torch.float32)
-    return replace(inputs.to(torch.float16), scores=inputs.scores)
 
 
 @OVERFLOWS

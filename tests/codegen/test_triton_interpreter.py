@@ -131,6 +131,7 @@ SHAPES = {
     "one query": (1, 50, 16, 16),
     "one key": (50, 1, 16, 16),
     "fewer queries": (37, 90, 16, 16),
+    "keys from segments before": (37, 170, 16, 16),
     "more queries": (90, 37, 16, 16),
     "head dims that are no powers of two": (40, 40, 20, 24),
     "a wide value": (40, 40, 16, 48),

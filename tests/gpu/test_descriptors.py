@@ -23,7 +23,14 @@ LAYOUTS: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
     "padded rows": (True, lambda x: pad(x, (0, 8))[..., :-8]),
     "odd rows": (False, lambda x: pad(x, (0, 1))[..., :-1]),
 }
-PATTERNS = ("causal", "window(100)", "sparsek(k=64, lag=32) | window(32)", "full")
+PATTERNS = (
+    "causal",
+    "window(100)",
+    "full",
+    "sparsek(k=64, lag=32) | window(32)",
+    'sparsek(k=64, gate="logit")',
+    "sparsek(k=64) | sparsek(k=32, lag=100)",
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -47,14 +54,17 @@ def test_gradients_are_those_of_pointers(
     leaves = [normal(heads).requires_grad_() for heads in (8, 2, 2)]
     dout = normal(8)
     scores = torch.randn(2, 2, LENGTH, generator=generator).cuda()
-    tensors = {"scores": scores} if compiled.tensors else {}
-    described: list[int] = []
-    describe = descriptors.describe
-    monkeypatch.setattr(descriptors, "describe", lambda *a: described.append(1) or describe(*a))
+    tensors = {"scores": scores.requires_grad_()} if compiled.tensors else {}
+    described: list[object] = []
+    make = descriptors._descriptor
+    monkeypatch.setattr(
+        descriptors, "_descriptor", lambda *a, **k: described.append(a) or make(*a, **k)
+    )
 
     def gradients(fewest: int) -> tuple[Tensor, ...]:
         monkeypatch.setattr(descriptors, "FEWEST_ROWS", fewest)
-        return torch.autograd.grad(compiled(*leaves, **tensors), leaves, dout)
+        inputs = [*leaves, *tensors.values()]
+        return torch.autograd.grad(compiled(*leaves, **tensors), inputs, dout)
 
     found = gradients(0)
     assert bool(described) == (wanted and torch.cuda.get_device_capability()[0] in (9, 10, 11))

@@ -23,8 +23,8 @@ SELECT = [
     "row_list_kernel",
     "list_kernel",
 ]
-ATTEND = ["forward_kernel", "backward_query_kernel"]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
+SCORES = ["threshold_sums_kernel", "score_gradient_kernel"]
 # Bytes a thread; more means that a tile does not fit the registers at all. Exact float32 products
 # use no tensor cores and hold their operands in registers: slow, and without a bound here.
 MAX_SPILL = 1024
@@ -50,8 +50,15 @@ def plan_for(
 
 
 def attending(plan: KernelPlan) -> list[str]:
-    """The kernels of sweeps, but for the last one of the backward."""
-    return [*(["hopper_forward_kernel"] if plan.hopper is not None else []), *ATTEND]
+    """The kernels of sweeps; those that are for some calls alone come behind the others."""
+    query, others = "backward_query_kernel", ["forward_kernel"]
+    if plan.hopper is not None:
+        others.insert(0, "hopper_forward_kernel")
+    gathered = [*(GATHERED if plan.selections else []), "backward_key_kernel"]
+    gathered += SCORES if plan.differentiable_scores else []
+    if plan.hopper_query is None:
+        return [*others, query, *gathered]
+    return [*others, "hopper_query_kernel", *gathered, query]
 
 
 def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfloat16") -> None:
@@ -69,11 +76,9 @@ def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfl
 def test_every_shipped_pattern_fits(name: str, target: str) -> None:
     plan = plan_for(name, target)
     reports = compile_plan(plan, target)
-    selecting = bool(plan.selections)
-    expected = [*(SELECT if selecting else []), *attending(plan), *(GATHERED if selecting else [])]
-    expected.append("backward_key_kernel")
+    expected = [*(SELECT if plan.selections else []), *attending(plan)]
     for number, _ in enumerate(plan.strided, start=2):
-        expected += [f"{name}#{number}" for name in (*attending(plan), "backward_key_kernel")]
+        expected += [f"{name}#{number}" for name in attending(plan)]
     assert [report.name for report in reports] == expected
     assert_fit(reports, target)
 
@@ -91,7 +96,7 @@ def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: 
     plan = plan_for(pattern, target, head_dim=head_dim, dtype=dtype)
     reports = compile_plan(plan, target)
     names = [report.name for report in reports]
-    assert names == [*attending(plan), "backward_key_kernel"]
+    assert names == attending(plan)
     assert_fit(reports, target, dtype)
     forward, tile = reports[names.index("forward_kernel")], plan.schedule.forward
     assert (forward.warps, forward.stages) == (tile.warps, tile.stages)
@@ -107,9 +112,16 @@ def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: 
 def test_gate_modes_fit(pattern: str, target: str) -> None:
     plan = plan_for(pattern, target)
     reports = compile_plan(plan, target)
-    expected = [*SELECT, *attending(plan), *GATHERED, "backward_key_kernel"]
-    assert [report.name for report in reports] == expected
+    assert [report.name for report in reports] == [*SELECT, *attending(plan)]
     assert_fit(reports, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_of_queries_are_copied_by_descriptors(target: str) -> None:
+    plan = plan_for("sparsek(k=64) | window(64)", target, head_dim=128)
+    text = {report.name: report.text for report in compile_plan(plan, target)}
+    for name in ("backward_gathered_0_kernel", "backward_key_kernel"):
+        assert ("cp.async.bulk.tensor" in text[name]) == (target in ("sm_90", "sm_100")), name
 
 
 MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from triton_support import OVERFLOWS, assert_near, interpreter, make_problem, ru
 
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import lower
+from attncomp.codegen.plan import KernelPlan
 from attncomp.ir.schedule import Problem
 from attncomp.runtime import descriptors
 
@@ -29,8 +31,15 @@ PROBLEM = Problem(
 SCALE = 0.3
 
 
+def takers(plan: KernelPlan) -> list[str]:
+    """The kernels of a plan that may take descriptors."""
+    return re.findall(r"^(\w+)_tiles_kernel = ", render(plan), re.MULTILINE)
+
+
 def takes(pattern: str, **changes: Any) -> bool:
-    return "DESCRIPTORS" in render(lower(pattern, replace(PROBLEM, **changes)))
+    found = lower(pattern, replace(PROBLEM, **changes))
+    assert ("DESCRIPTORS" in render(found)) == bool(takers(found))
+    return bool(takers(found))
 
 
 @pytest.mark.parametrize("pattern", ["causal", "window(256)", "sparsek(k=64) | window(64)"])
@@ -58,11 +67,30 @@ def test_modules_for_large_gpus_take_them(pattern: str) -> None:
 )
 def test_modules_for_others_do_not(changes: dict[str, Any]) -> None:
     assert not takes("causal", **changes)
+    assert not takes("sparsek(k=64)", **changes)
 
 
-def test_lists_of_blocks_and_of_keys_are_read_by_pointers() -> None:
-    assert not takes("blocks(64) & causal | window(8)")
-    assert not takes("sparsek(k=64)")
+def test_rows_of_queries_beside_listed_keys_but_no_listed_blocks() -> None:
+    def found(pattern: str) -> list[str]:
+        return takers(lower(pattern, PROBLEM))
+
+    assert not found("blocks(64) & causal | window(8)")
+    assert found("sparsek(k=64)") == ["backward_gathered_0"]
+    assert found("sparsek(k=64) | window(64)") == ["backward_gathered_0", "backward_key"]
+    assert found("sparsek(k=64) | blocks(64) & causal") == ["backward_gathered_0"]
+    two = 'sparsek(k=64) | sparsek(k=32, scores="near")'
+    assert found(two) == ["backward_gathered_0", "backward_gathered_1"]
+
+
+@pytest.mark.parametrize(("queries", "wanted"), [(2, False), (4, True), (32, True)])
+def test_rows_start_at_multiples_of_16_bytes(queries: int, wanted: bool) -> None:
+    """Those are four rows' entries of lse."""
+    problem = replace(PROBLEM, unit_heads=8)
+    schedule = lower("sparsek(k=64)", problem).schedule
+    assert schedule.packed_heads == 8
+    tile = replace(schedule.backward_gathered, queries=queries)
+    schedule = replace(schedule, backward_gathered=tile)
+    assert bool(takers(lower("sparsek(k=64)", problem, schedule=schedule))) == wanted
 
 
 def call(length: int = 4096) -> list[Tensor]:
@@ -120,18 +148,36 @@ def test_blocks() -> None:
     ]
 
 
+def test_blocks_of_several_heads() -> None:
+    q, _, _, dout, lse, row_deltas = call()
+    found = descriptors.describe_rows(q, dout, lse, row_deltas, 4, 8, 128, 16)
+    wanted = [[1, 4, 8, 128], [1, 4, 8, 16], [1, 4, 8], [1, 4, 8]]
+    assert [x.block_shape for x in found] == wanted
+    given = q, dout, lse, row_deltas
+    assert all(x.base is tensor for x, tensor in zip(found, given, strict=True))
+
+
 WIDE = Shape(batch=2, query_heads=4, kv_heads=2, n_queries=148, n_keys=148, head_dim=24)
+NARROW = Shape(query_heads=2, n_queries=76, n_keys=76, head_dim=16, value_dim=16)
 SHAPES = {
     "causal": replace(WIDE, value_dim=16),
     "full": replace(WIDE, n_queries=20, n_keys=75, value_dim=24),
     "window(70) | first(3)": replace(WIDE, n_queries=100, value_dim=8),
-    "sparsek(k=9, lag=4) | window(30)": replace(WIDE, groups=2, value_dim=32),
+    "sparsek(k=9, lag=4) | window(30)": replace(WIDE, n_queries=100, groups=2, value_dim=32),
+    "sparsek(k=9)": replace(NARROW, n_queries=52),
+    'sparsek(k=9, lag=4, gate="logit")': replace(NARROW, query_heads=1, n_queries=140, n_keys=140),
+    'sparsek(k=9, gate="hard") - window(8)': replace(NARROW, query_heads=6, value_dim=8),
+    'sparsek(k=9, gate="value") & chunk(64)': replace(NARROW, query_heads=16),
+    "sparsek(k=9) | sparsek(k=5, lag=20)": NARROW,
+    "sparsek(k=9, lag=4) | blocks(16) & causal": NARROW,
 }
+INSIDE = ("causal", "sparsek(k=9, lag=4) | window(30)", "sparsek(k=9)")
 
 
 @OVERFLOWS
-@pytest.mark.parametrize("pattern", SHAPES)
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("pattern", "inside"), [*((p, False) for p in SHAPES), *((p, True) for p in INSIDE)]
+)
 def test_gradients_are_those_of_pointers(
     pattern: str, inside: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,16 +186,21 @@ def test_gradients_are_those_of_pointers(
     inputs = replace(drawn, **{name: half(getattr(drawn, name), inside) for name in "qkv"})
     inputs = replace(inputs, dout=half(drawn.dout, False))
     problem = make_problem(shape, dtype="float16", target="sm_90", crisp="sparsek" not in pattern)
-    plan = lower(pattern, problem)
-    described: list[int] = []
-    describe = descriptors.describe
-    monkeypatch.setattr(descriptors, "describe", lambda *a: described.append(1) or describe(*a))
+    schedule = lower(pattern, problem).schedule
+    segment = max(64, schedule.forward.queries)  # queries are of more than one
+    plan = lower(pattern, problem, schedule=replace(schedule, segment=segment))
+    described: list[object] = []
+    make = descriptors._descriptor
+    monkeypatch.setattr(
+        descriptors, "_descriptor", lambda *a, **k: described.append(a) or make(*a, **k)
+    )
     with interpreter():
         by_pointers = run_plan(plan, inputs, SCALE)
         assert not described
         monkeypatch.setattr(descriptors, "FEWEST_ROWS", 0)
         found = run_plan(plan, inputs, SCALE)
-    assert described
+    kernels = takers(plan)
+    assert len(described) == 6 * ("backward_key" in kernels) + 4 * (kernels[0] != "backward_key")
     for name in Result.__dataclass_fields__:
         assert torch.equal(getattr(found, name), getattr(by_pointers, name)), name
     exact = dense_result(pattern, wide(inputs), scale=SCALE, with_lse=True)

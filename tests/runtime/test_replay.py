@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from dense import Shape, random_inputs
-from launch_support import Launches, addressed_launches
+from launch_support import Launches, addressed_launches, metadata
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -37,9 +38,10 @@ CALLS = (
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+def launches(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Launches]:
+    """Parameter: blocks of a cluster."""
     attncomp.api._compile_text.cache_clear()  # what is known of calls, too
-    with addressed_launches(monkeypatch) as found:
+    with addressed_launches(monkeypatch, clusters=getattr(request, "param", 1)) as found:
         yield found
     attncomp.api._compile_text.cache_clear()
 
@@ -90,7 +92,11 @@ def results(
     return [out, lse, *torch.autograd.grad(out, list(given.values()), dout, allow_unused=True)]
 
 
-@pytest.mark.parametrize(("spec", "backward"), CALLS)
+@pytest.mark.parametrize(
+    ("spec", "backward", "launches"),
+    [*[(*call, 1) for call in CALLS], (SPARSE, True, 2)],
+    indirect=["launches"],
+)
 def test_records_change_nothing(
     spec: str,
     backward: bool,
@@ -98,12 +104,15 @@ def test_records_change_nothing(
     used: list[Record],
     generator: torch.Generator,
 ) -> None:
+    """Of forward from the third call on, of backward from the fourth on, with some exceptions."""
     pattern = attncomp.compile(spec, backend="triton")
-    for served in (0, 0, 1):
+    both = backward and "sink" not in spec
+    for served in (0, 0, 1, 2 + both):
         given = drawn(pattern, generator)
         dout = torch.randn(given["q"].shape, generator=generator) if backward else None
         found = results(pattern, given, dout)
         assert len(used) == served
+    assert bool(launches.driven) == (launches.clusters == 1)
     with Watched():
         wanted = results(pattern, given, dout)
     for one, other in zip(found, wanted, strict=True):
@@ -124,21 +133,13 @@ def test_a_call_allocates_its_results_and_one_buffer(
     spec: str,
     count: int,
     launches: Launches,
-    monkeypatch: pytest.MonkeyPatch,
+    used: list[Record],
     generator: torch.Generator,
 ) -> None:
     pattern, given = known(spec, generator)
-    shapes = []
-    empty = torch.empty
-
-    def note(*args: Any, **keywords: Any) -> Tensor:
-        shapes.append(args)
-        return empty(*args, **keywords)
-
     launches.idle = True
-    monkeypatch.setattr(torch, "empty", note)
     pattern(**given)
-    assert len(shapes) == count
+    assert len(used[0].made) == count
 
 
 @pytest.mark.parametrize(("limit", "served"), [(34, 1), (33, 0)])
@@ -173,10 +174,47 @@ def calls_of(run: Callable[[], object]) -> int:
 
 
 def test_a_known_call_calls_few_functions(launches: Launches, generator: torch.Generator) -> None:
-    """It was 489 with each launch and allocation worked out anew."""
-    launches.idle = True
+    """It was 489 with each launch and allocation worked out anew, and thousands with gradients."""
     pattern, given = known(SPARSE, generator)
-    assert calls_of(lambda: pattern(**given)) < 120
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in given.items()}
+    dout = torch.randn(given["q"].shape, generator=generator)
+
+    def both() -> object:
+        return torch.autograd.grad(pattern(**leaves), list(leaves.values()), dout)
+
+    for _ in range(2):
+        both()
+    launches.idle = True
+    assert calls_of(lambda: pattern(**given)) < 80
+    assert calls_of(both) < 260
+
+
+def step(pattern: attncomp.CompiledPattern, given: dict[str, Any], kind: str) -> list[Tensor]:
+    """Gradients of sums over out, or lse, or both; half of the numbers of dout, where it is odd."""
+    out, lse = pattern(**given, return_lse=True)
+    results = {"out": [out], "lse": [lse], "both": [out, lse], "odd": [out]}[kind]
+    wide = [torch.linspace(-1, 1, 2 * x.numel()).view(*x.shape[:-1], -1) for x in results]
+    grads = [x[..., ::2] if kind == "odd" else x[..., : x.shape[-1] // 2] for x in wide]
+    return list(torch.autograd.grad(results, list(given.values()), grads))
+
+
+def test_gradients_by_what_is_used(
+    launches: Launches, used: list[Record], generator: torch.Generator
+) -> None:
+    """Of out and of lse in any order, for scores of fewer bits, laid out in any way."""
+    pattern = attncomp.compile(SPARSE, backend="triton")
+    given = drawn(pattern, generator)
+    given["scores"] = given["scores"].detach().half().requires_grad_()
+    for kind in ("out", "out", "both", "out"):
+        step(pattern, given, kind)
+    assert len(used) == 2
+    for kind in ("odd", "lse"):
+        found = step(pattern, given, kind)
+        with Watched():
+            wanted = step(pattern, given, kind)
+        for one, other in zip(found, wanted, strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+    assert len(used) == 6
 
 
 def test_unaligned_tensors_go_the_long_way(
@@ -287,7 +325,7 @@ def test_other_ops_have_no_record() -> None:
 def test_without_launches_there_is_no_record() -> None:
     records = Records()
     for _ in range(3):
-        found = records.run(lambda given: ((given[0],), ()), [torch.ones(4)], keep=False)
+        found = records.run(lambda given: ((given[0],), ()), [torch.ones(4)], "step")
         assert found.record is None
 
 
@@ -295,6 +333,7 @@ class Compiled:
     """A compiled kernel that notes addresses."""
 
     function, packed_metadata = 0, ()
+    metadata, src = metadata(num_ctas=2), SimpleNamespace(signature={})
 
     def __init__(self) -> None:
         self.launched: list[tuple[int, ...]] = []
