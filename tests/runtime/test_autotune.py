@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 import attncomp
+from attncomp.codegen.lower import lower
 from attncomp.errors import BackendError, OptionError
 from attncomp.ir.neighbours import neighbours
 from attncomp.ir.passes.schedule import schedule_of
@@ -89,6 +91,26 @@ def test_noise_moves_nothing() -> None:
         lambda schedule, part: None,
     )
     assert best == FIRST and report.before == report.after == 1.0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "same"),
+    [("window(6)", {"forward", "backward_query"}), ("window(6) with bias(3)", {"forward"})],
+)
+def test_tiles_that_a_kernel_for_hopper_has_not_are_not_timed(
+    pattern: str, same: set[Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these parts the first schedule alone is timed, and others that have no such kernel."""
+    clock = Landscape(keys=16, warps=8)
+    runs = SimpleNamespace(milliseconds=clock)
+    monkeypatch.setattr(autotune, "_Runs", lambda *_: runs)
+    sample: Any = SimpleNamespace(gradients=True)
+    plan = lower(pattern, PROBLEM)
+    autotune._search(pattern, "", plan, sample, lambda schedule, part: None)
+    for part in ("forward", "backward_query", "backward_contiguous"):
+        plans = [lower(pattern, PROBLEM, schedule=s) for s, timed in clock.timed if timed == part]
+        has = [p.hopper if part == "forward" else p.hopper_query for p in plans]
+        assert (len([shape for shape in has if shape is not None]) == 1) == (part in same)
 
 
 @pytest.fixture
