@@ -139,9 +139,9 @@ class KernelPlan:
     mode: the gate mode of the soft members, None without any. scores: distinct names of run-time
     score tensors, in the order in which `select` takes them. strided: parts of the pattern with
     kernels of their own, which share the softmax with the sweeps. modifiers: what changes the
-    logits, the scale aside, which is an argument of the kernels. hopper, hopper_query: the forward
-    and the backward's dq in templates of their own, None where they are the target-independent
-    ones.
+    logits, the scale aside, which is an argument of the kernels. hopper: the forward in a template
+    of its own, None where it is the target-independent one; hopper_query: likewise the backward's
+    dq, of plans with such a forward.
     """
 
     mode: GateMode | None
