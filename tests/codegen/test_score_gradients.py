@@ -66,7 +66,7 @@ def sums_of(row: Row, first_time: int) -> tuple[Tensor, Tensor, int, int]:
     sums, totals = launch.sums_of_times(row.support, n_blocks)
     for buffer in (sums, totals):
         buffer.fill_(torch.nan)
-    module().threshold_sums_kernel[(n_blocks * SHAPE.batch * GROUPS,)](
+    module().sum_thresholds_kernel[(n_blocks * SHAPE.batch * GROUPS,)](
         row.thresholds, row.support, sums, totals, first_time, n_queries, n_times, UNITS, GROUPS,
         span, n_blocks, TIMES=launch.TIMES,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def gradient(
     n_tiles = launch.tiles(n_times, 512)
     given = torch.full((SHAPE.batch, groups, n_times), torch.nan, dtype=dtype)
     dscores = given if add is None else add.to(dtype)
-    module().score_gradient_kernel[(n_tiles * SHAPE.batch * groups,)](
+    module().backward_scores_kernel[(n_tiles * SHAPE.batch * groups,)](
         dscores, row.parts, row.evict, sums, totals, row.frac_birth, row.frac_death,
         first_time, row.thresholds.shape[2], n_times, UNITS, groups, GROUPS, span, n_blocks,
         n_tiles, PARTS=parts, SUMS=own, ADD=add is not None,

@@ -24,7 +24,7 @@ SELECT = [
     "list_kernel",
 ]
 GATHERED = ["backward_gathered_0_kernel", "sum_segments_0_kernel"]
-SCORES = ["threshold_sums_kernel", "score_gradient_kernel"]
+SCORES = ["sum_thresholds_kernel", "backward_scores_kernel"]
 # Bytes a thread; more means that a tile does not fit the registers at all. Exact float32 products
 # use no tensor cores and hold their operands in registers: slow, and without a bound here.
 MAX_SPILL = 1024
