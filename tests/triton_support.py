@@ -17,6 +17,7 @@ import pytest
 import torch
 import triton
 from dense import Inputs, Result, Shape, blocks_of
+from interpreter_speed import make_types_once
 from torch import Tensor
 from triton.language import core as _core
 from triton.runtime import interpreter as machinery
@@ -63,6 +64,7 @@ def interpreter() -> Iterator[None]:
                 if isinstance(member, triton.JITFunction):
                     setattr(space, name, _interpreted(member.fn))
         _patch_once_a_launch(patch)
+        make_types_once(patch)
         for name, size in WIDE_TILES.items():
             patch.setattr(selection, name, size)
         try:
