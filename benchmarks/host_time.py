@@ -135,7 +135,7 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count()
     if (found.index or 0) >= count:
         raise click.BadParameter(f"expected one of {count} CUDA devices, found {device!r}")
-    torch.cuda.set_device(found)
+    torch.cuda.set_device(found.index or 0)
 
 
 def table(rows: list[Row]) -> Table:
