@@ -28,9 +28,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python examples/train_lm.py
 
-# One thread a worker: the workers already fill the cores.
+# One thread a worker: the workers already fill the cores. A worker that is done takes from the other.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=ci \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=ci \
 		--cov=attncomp --cov-report=term --cov-fail-under=90
 
 test-gpu: $(STAMP)
