@@ -48,6 +48,21 @@ def halves(shape: Shape, generator: torch.Generator) -> Inputs:
     return replace(inputs.to(torch.float16), scores=inputs.scores, dlse=inputs.dlse)
 
 
+def learned_tensors(plan: KernelPlan, heads: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Random tensors for the modifiers of a plan, in the order of the state."""
+    return tuple(
+        torch.randn(heads, *([] if width is None else [width]), generator=generator)
+        for _, width in plan.modifiers.tensors
+    )
+
+
+def poisoned(inputs: Inputs) -> Inputs:
+    """The same inputs, but for what no query of other heads may see: the second KV head's."""
+    k, v = inputs.k.clone(), inputs.v.clone()
+    k[:, 1], v[:, 1] = torch.nan, torch.inf
+    return replace(inputs, k=k, v=v)
+
+
 class Pointer:
     """Addresses into a tensor's storage, in elements from its first one."""
 

@@ -148,8 +148,7 @@ def _search(
         # Hopper have keys, warps and stages of their own.
         found = neighbours(schedule, part, plan.problem, gathered=gathered)
         plans = {s: lower(pattern, plan.problem, schedule=s) for s in found}
-        same = [s for s, p in plans.items() if _is_for_hopper(p, part)]
-        return [s for s, p in plans.items() if p.schedule == s and s not in same]
+        return [s for s, p in plans.items() if p.schedule == s and not _is_for_hopper(p, part)]
 
     parts = parts_of(plan.problem, gathered=gathered, gradients=sample.gradients)
     return fastest(plan.schedule, parts, near, runs.milliseconds, note)

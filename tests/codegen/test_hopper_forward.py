@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dense import Inputs, Shape, blocks_of, dense_result
-from gluon_support import emulate, halves, plan_for
+from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned
 from torch import Tensor
 from triton_support import OVERFLOWS, error_norm, load_plan, wide
 
@@ -82,9 +82,7 @@ def test_other_heads_do_not_leak(
 ) -> None:
     inputs = halves(FOUR, generator)
     expected = dense_result(pattern, wide(inputs), scale=SCALE)
-    k, v = inputs.k.clone(), inputs.v.clone()
-    k[:, 1], v[:, 1] = torch.nan, torch.inf
-    out, lse = run(pattern, FOUR, replace(inputs, k=k, v=v), monkeypatch)
+    out, lse = run(pattern, FOUR, poisoned(inputs), monkeypatch)
     assert error_norm(out[:, :4], expected.out[:, :4]) <= TOLERANCE
     assert error_norm(lse[:, :4], expected.lse[:, :4]) <= LSE_TOLERANCE
     assert out[:, 4:].isnan().all()
@@ -121,10 +119,7 @@ def test_modifiers_are_those_of_the_triton_kernel(
     shape = MODIFIED[pattern]
     inputs = halves(shape, generator)
     plan = plan_for(pattern, shape)
-    learned = tuple(
-        torch.randn(shape.query_heads, *([] if width is None else [width]), generator=generator)
-        for _, width in plan.modifiers.tensors
-    )
+    learned = learned_tensors(plan, shape.query_heads, generator)
     out, lse = run(pattern, shape, inputs, monkeypatch, learned)
     module = load_plan(replace(plan, hopper=None, hopper_query=None))
     state = module.select((inputs.scores,) * len(plan.scores), shape.n_queries)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dense import Inputs, Shape, dense_result
-from gluon_support import emulate, halves, plan_for
+from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned
 from torch import Tensor
 from triton_support import OVERFLOWS, error_norm, load_plan, wide
 
@@ -81,9 +81,7 @@ def test_other_heads_do_not_leak(
     inputs = halves(ONE, generator)
     plan = plan_for("window(100)", ONE)
     whole = run(replace(plan, hopper_query=None), inputs, None)[0]
-    k, v = inputs.k.clone(), inputs.v.clone()
-    k[:, 1], v[:, 1] = torch.nan, torch.inf
-    dq = run(plan, replace(inputs, k=k, v=v), monkeypatch, forward=inputs)[0]
+    dq = run(plan, poisoned(inputs), monkeypatch, forward=inputs)[0]
     assert error_norm(dq[:, :2], whole[:, :2]) <= TOLERANCE
     assert dq[:, 2:].isnan().all()
 
@@ -95,10 +93,7 @@ def test_modifiers_are_those_of_the_triton_kernel(
 ) -> None:
     inputs = halves(ONE, generator)
     plan = plan_for('window(50) with softcap(3), alibi("slopes"), sink', ONE)
-    learned = tuple(
-        torch.randn(ONE.query_heads, *([] if width is None else [width]), generator=generator)
-        for _, width in plan.modifiers.tensors
-    )
+    learned = learned_tensors(plan, ONE.query_heads, generator)
     expected = run(replace(plan, hopper_query=None), inputs, None, learned)
     found = run(plan, inputs, monkeypatch, learned)
     assert len(found) == len(expected) == 5

@@ -166,8 +166,8 @@ def test_visits_are_those_of_the_triton_kernels(
     create_dot = InterpreterBuilder.create_dot
 
     def counting(builder: InterpreterBuilder, a: object, b: object, *others: object) -> object:
-        if a.data.dtype == np.float32:  # type: ignore[attr-defined]
-            products.append(a.data.shape[0] * b.data.shape[1])  # type: ignore[attr-defined]
+        if a.data.dtype == np.float32:
+            products.append(a.data.shape[0] * b.data.shape[1])
         return create_dot(builder, a, b, *others)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counting)
