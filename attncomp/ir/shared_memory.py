@@ -5,18 +5,18 @@ samples them): with rows R of a tile (queries, times packed heads where they sha
 padded head dims D and Dv, elements of e bytes, s pipeline stages and P tensors that each pair reads
 an entry of,
 
-    forward         e (R D + s K (D + Dv))                    + (s - 1) P 4 R K
+    forward         max(e (R D + s K (D + Dv)), e R Dv)       + (s - 1) P 4 R K
     backward_query  e (R (D + Dv) + s K (D + Dv)) + [Y - e K Dv]    + (s - 1) P 12 R K
     key-major       e (K (D + Dv) + s R (D + Dv)) + max(C, 2 e R K) + (s - 1) P 12 R K
 
-on NVIDIA, where operands of a product stay in shared memory, and 2 KiB for rows of indices; on
-sm_90 and sm_100, whose products are of whole warp groups, 4 R K for changes of layout as well; on
-others R K in the forward without stages, for the mask that heads share. Y is
-ds, e R K, that takes the place of the values; without stages (s = 1) with room to change its layout
-(R K), or in 32 bits with the keys transposed (e K D), which tensor cores take in one order alone;
-[] is at least 0. C is a transposed copy, e R max(D, Dv), in 32 bits of both, e R (D + Dv); where
-head dims are narrow, weights and ds are larger. Without stages entries of pairs change their layout
-in 4 R K.
+on NVIDIA, where operands of a product stay in shared memory, the outputs of the forward come in
+their place at the end, and 2 KiB are for rows of indices; on sm_90 and sm_100, whose products are
+of whole warp groups, 4 R K for changes of layout as well; on others R K in the forward without
+stages, for the mask that heads share. Y is ds, e R K, that takes the place of the values; without
+stages (s = 1) with room to change its layout (R K), or in 32 bits with the keys transposed (e K D),
+which tensor cores take in one order alone; [] is at least 0. C is a transposed copy, e R max(D,
+Dv), in 32 bits of both, e R (D + Dv); where head dims are narrow, weights and ds are larger.
+Without stages entries of pairs change their layout in 4 R K.
 
 On AMD operands pass through one after the other: with A the largest, max(2 A, A + 2 e R K), at
 least 8 R K where entries of pairs are read, and s - 1 stages of what is streamed.
@@ -85,7 +85,7 @@ def shared_bytes(part: Part, schedule: Schedule, problem: Problem, pair_tables: 
     wide = size > 2
     match part:
         case "forward":
-            own = size * rows * head
+            own = max(size * rows * head, size * rows * value - stages)
         case "backward_query":
             layouts = size * tile.keys * head if wide else rows * tile.keys
             grown = scores + (layouts if tile.stages == 1 else 0) - size * tile.keys * value

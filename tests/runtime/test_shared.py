@@ -113,14 +113,21 @@ def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def assert_bounded(pattern: str, asked: Problem) -> None:
+    plan = lower(pattern, asked)
+    for report in compile_plan(plan, asked.target):
+        part = KERNELS[report.name]
+        bound = shared_bytes(part, plan.schedule, asked, int("bias" in pattern))
+        assert report.shared <= bound <= limits(asked.target).shared, (pattern, asked, report.name)
+
+
 @pytest.mark.parametrize("target", ["sm_80", "sm_86", "gfx942"])
 def test_what_compiles_stays_below_the_bound(target: str, seed: int) -> None:
     """Kernels of a drawn problem; `target` alone is not drawn."""
     draw = random.Random(seed)
     asked = problem(target, draw.choice(DTYPES), draw.choice(HEAD_DIMS), draw.choice(HEAD_DIMS))
-    pattern = draw.choice(["causal", "window(40) with bias(8)"])
-    plan = lower(pattern, asked)
-    for report in compile_plan(plan, target):
-        part = KERNELS[report.name]
-        bound = shared_bytes(part, plan.schedule, asked, int("bias" in pattern))
-        assert report.shared <= bound <= limits(target).shared, (pattern, asked, report.name)
+    assert_bounded(draw.choice(["causal", "window(40) with bias(8)"]), asked)
+
+
+def test_outputs_that_are_wider_than_what_they_are_made_of() -> None:
+    assert_bounded("causal", problem("sm_86", head_dim=16, value_dim=80))
