@@ -1,8 +1,10 @@
 # `make demo`, `make test` and `make docs` work on a fresh checkout: each first sets up .venv, once.
-# PYTHON picks the interpreter, TORCH the torch requirement (`make test TORCH=torch==2.11.0`).
+# PYTHON picks the interpreter; TORCH and TRITON are what is installed of these: the Triton that builds
+# of that torch for GPUs require (`make test TORCH=torch==2.11.0 TRITON=triton==3.6.0`).
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TRITON ?= triton==3.7.1
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -22,7 +24,7 @@ help:
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install "$(TORCH)"
-	$(BIN)/python -m pip install -e ".[dev,plots]"
+	$(BIN)/python -m pip install "$(TRITON); sys_platform == 'linux'" -e ".[dev,plots]"
 	touch $@
 
 demo: $(STAMP)

@@ -27,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="seed of the random inputs; fresh in each test if absent",
     )
+    parser.addoption(
+        "--targets",
+        choices=("drawn", "all"),
+        default="drawn",
+        help="compile each shipped pattern for two GPUs, drawn anew in each run, or for all",
+    )
 
 
 @pytest.fixture
