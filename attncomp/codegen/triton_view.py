@@ -176,7 +176,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
     names += ["first_time", "span", "children_each"]
     if plan.selections:
-        names += ["n_nodes", "n_slices", "room"]
+        names += ["n_nodes", "n_sampled", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     names += ["groups_walked"] if plan.differentiable_scores else []
     for i in range(len(plan.selections)):

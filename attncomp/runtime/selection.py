@@ -15,12 +15,14 @@ LONGEST = 4096  # times of an interval that is not divided
 PARTS = 8  # of longer ones, by how many new keys they have
 FEW = 512  # new keys of an interval that is one part
 SLICES = 16  # programs that share an interval in the last launch
-SURVIVORS = 8  # times k keys at most that a checkpoint hands on
+SURVIVORS = 8  # times k keys at most that a checkpoint hands on, beside as many as the sample, or
+LEFT = 16  # beside one of so many
 ROW_ITEMS = 4096  # keys of a row, of an interval, and of a list that a program takes at a time
 INTERVAL_ITEMS = 1024
 LIST_ITEMS = 256
 SPAN_ITEMS = 4096  # keys that may be selected in a span of queries
-SAMPLE = 2048  # keys that a threshold is estimated from
+SAMPLE = 4096  # keys that a threshold is estimated from, in longer rows one of so many:
+SAMPLED = 64
 SLOTS = 32  # changes of the thresholds that the last launch takes at a time, and one
 WIDE = 128  # what that takes at a time: keys of an interval, those of a slice, times
 ITEMS = 16
@@ -68,13 +70,21 @@ def longest(n_times: int, nodes: int) -> int:
     return -(-n_times * (2 * nodes - 1) // (nodes * nodes)) + 1
 
 
+def sampled(n_keys: int) -> int:
+    """Keys of a row at most that a threshold is estimated from.
+
+    A share of long rows: the fewer of the k best are in a sample, the more keys it leaves.
+    """
+    return max(SAMPLE, n_keys // SAMPLED)
+
+
 def levels(score: Tensor, kept: int) -> list[Level]:
     """Uninitialised levels for scores [B, G, Nk] of which `kept` are selected, coarsest first."""
     rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
     n_times = n_keys - kept
     nodes = intervals(n_times, rows)
     length = longest(n_times, nodes)
-    room = min(n_keys, SURVIVORS * kept + SAMPLE)
+    room = min(n_keys, SURVIVORS * kept + max(sampled(n_keys), n_keys // LEFT))
     if length <= LONGEST:
         return [_level(score, nodes, -(-length // (SLOTS - 1)), room)]
     parts = nodes * PARTS

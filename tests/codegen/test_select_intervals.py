@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
+from dense import Shape
 from select_support import check_select
 from torch import Tensor
-from triton_support import OVERFLOWS
+from triton_support import OVERFLOWS, load_plan, make_plan
 
 from attncomp.runtime import selection
 
@@ -23,11 +25,13 @@ NARROW = {
     "FEW": 3,
     "SLICES": 2,
     "SURVIVORS": 4,
+    "LEFT": 4,
     "ROW_ITEMS": 32,
     "INTERVAL_ITEMS": 32,
     "LIST_ITEMS": 32,
     "SPAN_ITEMS": 32,
     "SAMPLE": 8,
+    "SAMPLED": 4,
     "SLOTS": 8,
     "WIDE": 16,
     "ITEMS": 8,
@@ -88,3 +92,38 @@ def test_nan_ranks_first(dtype: torch.dtype, narrow: None, generator: torch.Gene
     scores = torch.randn(1, 1, 40, generator=generator).to(dtype)
     scores[..., [3, 20, 21]] = torch.nan
     check_select("sparsek(k=2, gate='hard')", scores, 40)
+
+
+LONG: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "normal": lambda x, t: x,
+    "wide": lambda x, t: 4 * x,
+    "rising": lambda x, t: x + t / 2048,
+    "heavy tails": lambda x, t: torch.tan(1.5707 * torch.erf(x / 2**0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize(("k", "n_keys"), [(64, 1 << 18), (512, 1 << 18), (512, 1 << 20)])
+def test_a_sample_is_enough_for_long_rows(
+    kind: str, k: int, n_keys: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """It leaves few keys; as many as there need be are left where the whole prefix was searched."""
+    for name, size in {"PROGRAMS": 1, "FEWEST": 2, "ROW_ITEMS": 1 << 14}.items():
+        monkeypatch.setattr(selection, name, size)
+    normal = torch.randn(1, 1, n_keys, generator=generator)
+    scores = LONG[kind](normal, torch.arange(float(n_keys)))
+    level = selection.levels(scores, k)[0]
+    shape = Shape(query_heads=1, groups=1, n_queries=n_keys, n_keys=n_keys, head_dim=16)
+    module = load_plan(make_plan(f"sparsek(k={k})", dataclasses.replace(shape, value_dim=16)))
+    checks = level.nodes + 1
+    module.checkpoint_kernel[(checks,)](
+        *(scores, level.survivors, level.survivor_values, level.theta, level.ints, level.reals),
+        *(k, n_keys, level.nodes, level.room, selection.sampled(n_keys)),
+        BLOCK=selection.ROW_ITEMS,
+    )
+    for check in range(1, checks):
+        prefix = scores[0, 0, : int(level.ints[0, check, 9]) + 1].double()
+        theta, delta = level.theta[0, check].double(), level.reals[0, check, 0]
+        assert theta == prefix.topk(k).values[-1]
+        needed = int((prefix > theta - delta).sum())
+        assert needed < int(level.ints[0, check, 10]) <= level.room
