@@ -8,7 +8,7 @@ import textwrap
 
 import jinja2
 
-from attncomp.codegen import entries, expressions, triton_view
+from attncomp.codegen import entries, expressions, full_lists, triton_view
 from attncomp.codegen.hopper import hopper_query_view, hopper_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
@@ -44,7 +44,8 @@ def _environment() -> jinja2.Environment:
         expressions.other_scores,
         expressions.score_sum,
         expressions.gate_masks,
-        expressions.selected_alone,
+        full_lists.has_full_lists,
+        full_lists.full_box,
         expressions.divides,
         expressions.reads_draws,
         expressions.reads_entries,

@@ -29,7 +29,7 @@ from attncomp.ir.affine import (
     Quotient,
     Remainder,
 )
-from attncomp.ir.ops import ALWAYS, Condition, Range, Requirement, Where
+from attncomp.ir.ops import Condition, Range, Requirement, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,12 +213,6 @@ def gate_masks(sweep: SweepPlan) -> bool:
                 assert_never(gate)
 
     return sweep.gate is not None and not positive(sweep.gate)
-
-
-def selected_alone(sweep: SweepPlan) -> bool:
-    """Whether a sweep attends all pairs that its source selected, and reads no other selection."""
-    others = sweep.residual or sweep.condition != ALWAYS or gate_masks(sweep)
-    return not others and selections_read(sweep) == [sweep.source]
 
 
 def mask_text(residual: Sequence[Sequence[Comparison]], distance: str, key: str) -> str:

@@ -23,8 +23,9 @@ While t < k every key is selected with a gate of 1: theta is -inf, delta and sup
 The gate is m = clip((score[j] - theta[t]) + delta[t], 0, 1), the same as clip(u_j - tau, 0, 1) but
 exact for scores of any size. Tile i covers query indices [i * tile, (i + 1) * tile), at positions
 index + Nk - Nq; segments likewise. Entries beyond a list's count are 0. On torch lists ascend, and
-tile_full and segment_full do not exist. On Triton the keys come first that are selected at all
-positions of the tile or segment: their pairs need no mask; both parts of a segment's list ascend.
+tile_full and segment_full do not exist. On Triton the keys come first that are selected, and in the
+box of pairs that the list's sweep attends, at all positions of the tile or segment: their pairs
+need no mask; both parts of a segment's list ascend.
 Without score gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
 
 Behind the selections stand the tensors that conditions read (`KernelPlan.tensors`), integers but

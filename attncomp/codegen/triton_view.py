@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from attncomp.codegen import entries, expressions
+from attncomp.codegen.full_lists import FullBox
 from attncomp.codegen.plan import KernelPlan, SweepPlan
 from attncomp.codegen.state import state_fields
 from attncomp.ir.modifiers import Modifiers
@@ -174,7 +175,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     names = ["n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks"]
     names += ["heads_per_kv", "blocks", "n_best", "groups", "capacity"]
     names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
-    names += ["first_time", "span", "children_each"]
+    names += ["first_time", "span", "children_each", *FullBox._fields]
     if plan.selections:
         names += ["n_nodes", "n_sampled", "n_slices", "room"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]

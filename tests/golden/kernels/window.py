@@ -32,8 +32,9 @@ LN_2 = tl.constexpr(0.6931471805599453)
 SIZES = [  # integers that take any value without a compilation of their own
     "n_queries", "n_keys", "n_units", "n_kv_heads", "n_tiles", "n_segments", "n_blocks",
     "heads_per_kv", "blocks", "n_best", "groups", "capacity", "n_children", "n_parents",
-    "child_capacity", "parent_capacity", "first_time", "span", "children_each", "q_batch", "q_head",
-    "q_row", "k_batch", "k_head", "k_row", "v_batch", "v_head", "v_row",
+    "child_capacity", "parent_capacity", "first_time", "span", "children_each", "near", "far",
+    "first_key", "end_key", "q_batch", "q_head", "q_row", "k_batch", "k_head", "k_row", "v_batch",
+    "v_head", "v_row",
 ]
 
 
