@@ -30,6 +30,7 @@ PATIENCE = 20.0  # seconds that a partition waits for the others
 WARPGROUP = 128  # threads
 FORWARD = "# The forward for Hopper."  # where the text of each begins
 QUERY = "# The backward's dq for Hopper,"
+KEYS = "# The key-major backward for Hopper."
 _program = threading.local()
 
 
@@ -113,6 +114,9 @@ class Slots:
     def permute(self, order: tuple[int, ...]) -> Slots:
         return Slots(self.memory.permute(order))
 
+    def reshape(self, shape: tuple[int, ...]) -> Slots:
+        return Slots(self.memory.view(shape))
+
     def load(self, layout: object) -> Tensor:
         return self.memory.clone()
 
@@ -120,19 +124,48 @@ class Slots:
         self.memory.copy_(value)
 
 
+class Descriptor:
+    """A descriptor of a tensor's tiles."""
+
+    layout = "layout"
+
+    def __init__(self, given: Any) -> None:
+        self.tensor, self.tile_shape = given.base, given.block_shape
+
+    def tile(self, start: list[Any]) -> Tensor:
+        """The tile that begins there, zeros outside of the tensor."""
+        tile = torch.zeros(self.tile_shape, dtype=self.tensor.dtype)
+        places = [slice(int(i), int(i) + n) for i, n in zip(start, tile.shape, strict=True)]
+        assert all(place.start >= 0 for place in places)
+        inside = self.tensor[tuple(places)]
+        tile[tuple(slice(n) for n in inside.shape)] = inside
+        return tile
+
+
 class Barrier:
-    """An mbarrier: a phase ends with as many arrivals as it was made for."""
+    """An mbarrier: a phase ends with as many arrivals as it was made for, and bytes as expected."""
 
     def __init__(self, changed: threading.Condition) -> None:
         self.changed, self.count, self.missing, self.phases = changed, 0, 0, 0
+        self.bytes = 0
 
-    def arrive(self, count: int) -> None:
+    def arrive(self, count: int, expected: int = 0) -> None:
         with self.changed:
             assert 0 < count <= self.missing, "more arrivals than a phase has"
             self.missing -= count
-            if not self.missing:
-                self.missing, self.phases = self.count, self.phases + 1
-                self.changed.notify_all()
+            self.bytes += expected
+            self._end_phase()
+
+    def receive(self, size: int) -> None:
+        with self.changed:
+            assert size <= self.bytes, "more bytes than were expected"
+            self.bytes -= size
+            self._end_phase()
+
+    def _end_phase(self) -> None:
+        if not (self.missing or self.bytes):
+            self.missing, self.phases = self.count, self.phases + 1
+            self.changed.notify_all()
 
     def wait(self, parity: int) -> None:
         with self.changed:
@@ -157,6 +190,7 @@ class Product:
 
     def finish(self) -> None:
         a, b, accumulator, use_acc = self.operands
+        a = a.memory if isinstance(a, Slots) else a
         total = a.float() @ b.memory.float()
         self.value = total + accumulator if use_acc else total
 
@@ -231,6 +265,12 @@ def _copy(slots: Slots, pointer: Pointer, mask: Any = True) -> None:
     slots.store(load(pointer, mask))
 
 
+def _copy_tile(descriptor: Descriptor, start: list[Any], ready: Barrier, slots: Slots) -> None:
+    tile = descriptor.tile(start)
+    slots.store(tile)
+    ready.receive(tile.numel() * tile.element_size())
+
+
 def _layout(*_: object) -> str:
     return "layout"
 
@@ -273,9 +313,11 @@ class _Kernel:
 
 
 def _argument(value: Any) -> Any:
-    """Pointers, sizes as a kernel has them, and numbers."""
+    """Pointers, descriptors, sizes as a kernel has them, and numbers."""
     if isinstance(value, Tensor):
         return Pointer.to(value)
+    if hasattr(value, "block_shape"):
+        return Descriptor(value)
     return torch.tensor(value) if isinstance(value, int) else value
 
 
@@ -283,9 +325,12 @@ def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> 
     """Makes the Gluon kernels of a generated module run here, in as many programs."""
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
     kernel = "@triton.jit(do_not_specialize=SIZES)\ndef "
-    text = source[source.index(FORWARD) : source.index(f"{kernel}forward_kernel")]
-    if QUERY in source:
-        text += source[source.index(QUERY) : source.index(f"{kernel}backward_query_kernel")]
+    kernels = (FORWARD, "forward_kernel"), (QUERY, "backward_query_kernel")
+    kernels += ((KEYS, "backward_key_kernel"),)
+    text = ""
+    for begin, end in kernels:
+        if begin in source:
+            text += source[source.index(begin) : source.index(f"{kernel}{end}(")]
     space = {name: getattr(value, "value", value) for name, value in vars(module).items()}
     space |= {
         "gluon": SimpleNamespace(jit=lambda function=None, **_: function or (lambda f: _Kernel(f))),
@@ -294,6 +339,7 @@ def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> 
         "floor_divide": lambda x, divisor: x // divisor,
         "remainder": lambda x, divisor: x % divisor,
         "copy_async": _copy,
+        "copy_tile": _copy_tile,
         "fence_async_shared": lambda: None,
         "warpgroup_mma": _multiply,
         "warpgroup_mma_wait": _wait_for_products,
@@ -302,12 +348,13 @@ def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> 
         ),
         "mbarrier": SimpleNamespace(
             init=_init, arrive=_arrive, MBarrierLayout=lambda: "barrier",
+            expect=lambda barrier, size: barrier.arrive(1, size),
             wait=lambda barrier, parity: barrier.wait(int(parity)),
         ),
     }  # fmt: skip
     exec(compile(text, f"{module.__name__}_hopper", "exec"), space)
     space["both_heads"] = lambda x, layout: x.reshape(4, 1, 8).expand(4, 2, 8).reshape(64)
     patch.setattr(module.launch, "programs", lambda items, device: min(items, programs))
-    patch.setattr(module, "hopper_forward", space["hopper_forward"])
-    if QUERY in source:
-        patch.setattr(module, "hopper_query_kernel", space["hopper_query_kernel"])
+    for name in ("hopper_forward", "hopper_query_kernel", "hopper_key_kernel"):
+        if name in space:
+            patch.setattr(module, name, space[name])

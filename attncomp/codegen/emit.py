@@ -10,6 +10,7 @@ import jinja2
 
 from attncomp.codegen import entries, expressions, full_lists, triton_view
 from attncomp.codegen.hopper import hopper_query_view, hopper_view
+from attncomp.codegen.hopper_keys import hopper_keys_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
 from attncomp.codegen.torch_view import sweep_views
@@ -84,6 +85,7 @@ def render(plan: KernelPlan) -> str:
         padded_value=_padded(plan.problem.value_dim),
         hopper=hopper_view(plan),
         hopper_query=hopper_query_view(plan),
+        hopper_keys=hopper_keys_view(plan),
         sweeps=sweep_views(plan),
         log2e=math.log2(math.e),
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),

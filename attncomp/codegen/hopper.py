@@ -2,13 +2,15 @@
 
 The forward and the backward's dq take sweeps over contiguous keys and over lists of selected ones,
 with every gate mode, masks of positions and keys, and all modifiers, dq but for tables of biases,
-whose gradients it would have to sum. Left to the Triton templates: tables (conditions that read
+whose gradients it would have to sum; the key-major backward those over contiguous keys without
+either (`attncomp.codegen.hopper_keys`). Left to the Triton templates: tables (conditions that read
 tensors, walks, extents), float32, head dims other than 64 and 128, and tiles of other than 128
 rows, two warpgroups' worth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,14 +18,18 @@ from attncomp.codegen import triton_view
 from attncomp.codegen.expressions import (
     selections_of,
     selections_read,
+    selections_read_by_any,
     selections_used,
     sources,
 )
 from attncomp.codegen.plan import HopperShape, KernelPlan, SweepPlan
 from attncomp.ir.affine import Entry
 from attncomp.ir.ops import Condition
+from attncomp.ir.schedule import Problem
 
 TARGET: Final = "sm_90"
+KEY_QUERIES: Final = 64
+"""Queries of a tile of the key-major kernel."""
 _ROWS: Final = 128
 _WIDTHS: Final = (64, 128)
 _DTYPES: Final = ("bfloat16", "float16")
@@ -33,20 +39,13 @@ _OFFSETS: Final = tuple(f"{name}_{axis}" for name in "qkv" for axis in ("batch",
 
 def refusal(plan: KernelPlan) -> str | None:
     """Why the forward of a plan is not for Hopper's template; None where it is."""
-    problem, schedule = plan.problem, plan.schedule
-    widths = (problem.head_dim, problem.value_dim)
-    rows = schedule.packed_heads * schedule.forward.queries
+    rows = plan.schedule.packed_heads * plan.schedule.forward.queries
     tests: tuple[tuple[bool, str], ...] = (
-        (problem.backend != "triton" or problem.target != TARGET, f"for {problem.target}"),
-        (problem.dtype not in _DTYPES, f"of {problem.dtype}"),
-        (any(width not in _WIDTHS for width in widths), f"head dims {widths[0]} and {widths[1]}"),
         (rows != _ROWS, f"tiles of {rows} rows"),
         (not plan.sweeps, "no sweeps of its own"),
-        (bool(plan.walks), "lists of blocks"),
-        (bool(plan.extents), "tables of key ranges"),
-        (any(_reads_tables(sweep.condition) for sweep in plan.sweeps), "conditions read tensors"),
     )
-    return next((reason for found, reason in tests if found), None)
+    found = next((reason for met, reason in tests if met), None)
+    return _refusal(plan.problem) or found or _refusal_of(plan.sweeps)
 
 
 def query_refusal(plan: KernelPlan) -> str | None:
@@ -55,12 +54,50 @@ def query_refusal(plan: KernelPlan) -> str | None:
     return refusal(plan) or biased
 
 
+def key_refusal(plan: KernelPlan) -> str | None:
+    """Why dk and dv of a plan are not for Hopper's template; None where they are.
+
+    Those of contiguous sweeps: a consumer has no registers left for gates and modified logits.
+    """
+    contiguous = [sweep for sweep in plan.sweeps if sweep.source is None]
+    tests: tuple[tuple[bool, str], ...] = (
+        (not contiguous, "no sweeps over contiguous keys"),
+        (bool(selections_read_by_any(contiguous)), "contiguous keys under a selection"),
+        (plan.modifiers.changes_logits, "logits under modifiers"),
+    )
+    found = next((reason for met, reason in tests if met), None)
+    return _refusal(plan.problem) or found or _refusal_of(contiguous)
+
+
+def _refusal(problem: Problem) -> str | None:
+    """Why none of the templates is for a problem."""
+    widths = (problem.head_dim, problem.value_dim)
+    tests: tuple[tuple[bool, str], ...] = (
+        (problem.backend != "triton" or problem.target != TARGET, f"for {problem.target}"),
+        (problem.dtype not in _DTYPES, f"of {problem.dtype}"),
+        (any(width not in _WIDTHS for width in widths), f"head dims {widths[0]} and {widths[1]}"),
+    )
+    return next((reason for met, reason in tests if met), None)
+
+
+def _refusal_of(sweeps: Sequence[SweepPlan]) -> str | None:
+    """Why none of the templates is for some of these sweeps."""
+    bounds = [sweep.bounds for sweep in sweeps if sweep.bounds is not None]
+    tests: tuple[tuple[bool, str], ...] = (
+        (any(sweep.walk is not None for sweep in sweeps), "lists of blocks"),
+        (any(bool(bound.extent) for bound in bounds), "tables of key ranges"),
+        (any(_reads_tables(sweep.condition) for sweep in sweeps), "conditions read tensors"),
+    )
+    return next((reason for met, reason in tests if met), None)
+
+
 def with_hopper(plan: KernelPlan) -> KernelPlan:
     """The plan with the kernels for Hopper that it is for."""
     return replace(
         plan,
         hopper=hopper_forward(plan) if refusal(plan) is None else None,
         hopper_query=hopper_query(plan) if query_refusal(plan) is None else None,
+        hopper_keys=hopper_keys(plan) if key_refusal(plan) is None else None,
     )
 
 
@@ -69,18 +106,26 @@ def choices(plan: KernelPlan) -> dict[str, str]:
     if plan.problem.backend != "triton" or plan.problem.target != TARGET:
         return {}
     return {
-        "forward": _choice(plan.hopper, refusal(plan)),
-        "dq": _choice(plan.hopper_query, query_refusal(plan)),
+        "forward": _choice(plan.hopper, refusal(plan), _rows_text),
+        "dq": _choice(plan.hopper_query, query_refusal(plan), _rows_text),
+        "dk and dv": _choice(plan.hopper_keys, key_refusal(plan), _keys_text),
     }
 
 
-def _choice(shape: HopperShape | None, reason: str | None) -> str:
+def _choice(
+    shape: HopperShape | None, reason: str | None, text: Callable[[HopperShape], str]
+) -> str:
     if shape is None:
         return f"Triton, as for every target: {reason}"
-    return (
-        f"Hopper, warp-specialised: two warpgroups of 64 rows by {shape.keys} keys, one that "
-        f"copies {shape.stages} tiles ahead"
-    )
+    return f"Hopper, warp-specialised: {text(shape)} {shape.stages} tiles ahead"
+
+
+def _rows_text(shape: HopperShape) -> str:
+    return f"two warpgroups of 64 rows by {shape.keys} keys, one that copies"
+
+
+def _keys_text(shape: HopperShape) -> str:
+    return f"two warpgroups of {shape.keys} keys by {KEY_QUERIES} queries, warps that copy"
 
 
 def _reads_tables(condition: Condition) -> bool:
@@ -109,6 +154,15 @@ def hopper_query(plan: KernelPlan) -> HopperShape:
     if selections_used(plan) or plan.modifiers.changes_logits:
         return HopperShape(keys=32, stages=5, consumer_registers=216, producer_registers=72)
     return HopperShape(keys=64, stages=3, consumer_registers=232, producer_registers=40)
+
+
+def hopper_keys(plan: KernelPlan) -> HopperShape:
+    """The shape of the key-major backward for Hopper of a plan that it takes.
+
+    A consumer holds keys x (D + Dv + 2 queries) float32. What copies is a warp for keys and one for
+    queries, which need next to no registers.
+    """
+    return HopperShape(keys=64, stages=4, consumer_registers=240, producer_registers=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,8 +122,8 @@ class StridedPart:
 class HopperShape:
     """The shape of a warp-specialised kernel for Hopper (`attncomp.codegen.hopper`).
 
-    keys: of a tile. stages: slots for tiles of K and V. Registers are those of a thread of a
-    consumer and of the producer.
+    keys: of a tile, or of a consumer that holds them. stages: slots for tiles that pass. Registers
+    are those of a thread of a consumer and of a producer.
     """
 
     keys: int
@@ -141,7 +141,7 @@ class KernelPlan:
     kernels of their own, which share the softmax with the sweeps. modifiers: what changes the
     logits, the scale aside, which is an argument of the kernels. hopper: the forward in a template
     of its own, None where it is the target-independent one; hopper_query: likewise the backward's
-    dq, of plans with such a forward.
+    dq, of plans with such a forward; hopper_keys: dk and dv of contiguous sweeps.
     """
 
     mode: GateMode | None
@@ -154,6 +154,7 @@ class KernelPlan:
     modifiers: Modifiers = NO_MODIFIERS
     hopper: HopperShape | None = None
     hopper_query: HopperShape | None = None
+    hopper_keys: HopperShape | None = None
     pattern: str = field(compare=False)
 
     @property

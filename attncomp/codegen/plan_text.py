@@ -28,7 +28,8 @@ def plan_text(plan: KernelPlan) -> str:
         )
     for index, sweep in enumerate(plan.sweeps):
         lines += [f"sweep {index}:", *(_INDENT + line for line in _sweep_lines(sweep))]
-    for name, shape in (("forward", plan.hopper), ("dq", plan.hopper_query)):
+    kernels = ("forward", plan.hopper), ("dq", plan.hopper_query), ("dk and dv", plan.hopper_keys)
+    for name, shape in kernels:
         if shape is not None:
             lines.append(
                 f"{name}: hopper, warp-specialised, {shape.keys} keys, {shape.stages} stages, "

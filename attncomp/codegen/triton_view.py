@@ -25,11 +25,13 @@ class Argument(NamedTuple):
 def tile_descriptors(plan: KernelPlan) -> bool:
     """Whether the key-major kernel may take its tiles by descriptors (`runtime.descriptors`).
 
-    Steps that walk lists of blocks end before the tile does.
+    Steps that walk lists of blocks end before the tile does. What the kernel for Hopper leaves has
+    no descriptors.
     """
     contiguous = [sweep for sweep in plan.sweeps if sweep.source is None]
     return (
-        _copies_tiles(plan.problem)
+        plan.hopper_keys is None
+        and _copies_tiles(plan.problem)
         and bool(contiguous)
         and all(sweep.walk is None for sweep in contiguous)
     )

@@ -185,6 +185,7 @@ _DTYPES: Final[Mapping[torch.dtype, str]] = MappingProxyType(
 
 
 def _kind(parameter: Any, value: object) -> str:
+    from triton.experimental.gluon.nvidia import hopper
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     if parameter.is_constexpr or value is None:
@@ -194,6 +195,9 @@ def _kind(parameter: Any, value: object) -> str:
             return f"*{_DTYPES[value.dtype]}"
         case TensorDescriptor():
             return f"tensordesc<{_DTYPES[value.base.dtype]}{list(value.block_shape)}>"
+        case hopper.TensorDescriptor():
+            tile = f"{_DTYPES[value.base.dtype]}{list(value.block_shape)}"
+            return f"tensordesc<{tile},{value.layout!r}>"
         case bool():
             return "u1"
         case int():
@@ -219,19 +223,27 @@ _recording = threading.Lock()  # loaded modules are shared by all threads
 
 
 def _record(plan: KernelPlan, target: str) -> list[_Launch]:
-    """The different launches of a forward and a backward pass of 4096 positions."""
+    """The different launches of a forward and a backward pass of 4096 positions.
+
+    Behind them those of further kernels, which calls take that do not fit the ones for Hopper.
+    """
     from triton.compiler import make_backend
 
     source = render(plan)
     digest = hashlib.sha256(source.encode()).hexdigest()[:32]
     path = private_directory() / f"ahead_of_time_{digest}.py"
     launches: list[_Launch] = []
+    others: list[_Launch] = []
     with _recording:
         path.write_text(source, encoding="utf-8")
         module = load_module(path, f"attncomp_ahead_of_time_{digest}")
-        with _recorders(module, make_backend(_gpu(target)), launches):
-            _run(module, plan)
-    return launches
+        backend = make_backend(_gpu(target))
+        with _recorders(module, backend, launches):
+            _run(module, plan, kv_heads=32)  # as many rows as make kernels take descriptors
+        with _recorders(module, backend, others):
+            _run(module, plan, kv_heads=1, sign=-1)
+    known = {launch.kernel.__name__ for launch in launches}
+    return [*launches, *(launch for launch in others if launch.kernel.__name__ not in known)]
 
 
 @contextmanager
@@ -250,10 +262,10 @@ def _recorders(module: ModuleType, backend: Any, launches: list[_Launch]) -> Ite
         vars(module).update(kernels)
 
 
-def _run(module: Any, plan: KernelPlan) -> None:
+def _run(module: Any, plan: KernelPlan, kv_heads: int, sign: int = 1) -> None:
     """Call the host functions with tensors that have shapes and dtypes but no memory."""
     problem = plan.problem
-    kv_heads, length = 32, 4096  # as many rows as make kernels take descriptors, where they can
+    length = 4096
     heads = kv_heads * problem.unit_heads
     dtype = getattr(torch, problem.dtype)
 
@@ -264,7 +276,7 @@ def _run(module: Any, plan: KernelPlan) -> None:
     q = empty(1, heads, length, problem.head_dim)
     k = empty(1, kv_heads, length, problem.head_dim)
     v = empty(1, kv_heads, length, problem.value_dim)
-    scale = problem.head_dim**-0.5
+    scale = sign * problem.head_dim**-0.5
     of_all = index("b"), index("h")
     shapes = {
         e.tensor: [1 if position in of_all else 16 for position in e.indices]
@@ -285,12 +297,8 @@ def _run(module: Any, plan: KernelPlan) -> None:
     ]
     state = (*module.select(scores, length), *blocks, *learned)
     out, lse = module.forward(q, k, v, state, scale)
-    if plan.hopper is not None:  # the one that serves other targets is for some calls
-        module.forward(q, k, v, state, -scale)
     dout, dlse = torch.empty_like(out), torch.empty_like(lse)
     module.backward(dout, dlse, q, k, v, out, lse, state, scale)
-    if plan.hopper_query is not None:
-        module.backward(dout, dlse, q, k, v, out, lse, state, -scale)
 
 
 def _gpu(target: str) -> Any:

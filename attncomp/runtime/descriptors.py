@@ -6,7 +6,7 @@ for every 16 bytes, and registers. Rows outside of a tensor are read as 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import Tensor
 
@@ -75,6 +75,32 @@ def describe_rows(
     """Descriptors of tiles of several heads' rows: by heads, queries, and padded head dims."""
     tiles = (q, head_dim), (dout, value_dim), (lse,), (row_deltas,)
     return tuple([_descriptor(tensor, queries, *dim, heads=heads) for tensor, *dim in tiles])
+
+
+def describe_for_gluon(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dout: Tensor,
+    lse: Tensor,
+    row_deltas: Tensor,
+    queries: int,
+    keys: int,
+) -> tuple[Any, ...]:
+    """Likewise for a kernel in Gluon, which takes layouts in shared memory from them."""
+    sizes = queries, keys, keys, queries, queries, queries
+    tensors = q, k, v, dout, lse, row_deltas
+    return tuple([_for_gluon(tensor, size) for tensor, size in zip(tensors, sizes, strict=True)])
+
+
+def _for_gluon(tensor: Tensor, rows: int) -> Any:
+    from triton.experimental.gluon.language import NVMMASharedLayout
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    swizzle = 128 if tensor.dim() == 4 else 0  # bytes: products read tiles, threads what rows have
+    layout = NVMMASharedLayout(swizzle, 8 * tensor.element_size(), tensor.dim())
+    tile = [1, 1, rows, *tensor.shape[3:]]
+    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), tile, layout)
 
 
 def _descriptor(tensor: Tensor, *tile: int, heads: int = 1) -> TensorDescriptor:

@@ -170,6 +170,10 @@ def test_crisp_patterns_have_no_selection(pattern: str) -> None:
         "produce_for_dq",
         "hopper_query_kernel",
         "backward_query_kernel",
+        "consume_for_keys",
+        "produce_keys",
+        "produce_queries",
+        "hopper_key_kernel",
         "backward_key_kernel",
         "backward",
     }
@@ -268,6 +272,7 @@ def test_interpreting_and_compiling_live_in_one_process() -> None:
             "forward_kernel",
             "hopper_query_kernel",
             "backward_query_kernel",
+            "hopper_key_kernel",
             "backward_key_kernel",
         }
     assert torch.equal(results[0].dq, results[1].dq)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -56,10 +57,8 @@ def test_gradients_are_those_of_pointers(
     scores = torch.randn(2, 2, LENGTH, generator=generator).cuda()
     tensors = {"scores": scores.requires_grad_()} if compiled.tensors else {}
     described: list[object] = []
-    make = descriptors._descriptor
-    monkeypatch.setattr(
-        descriptors, "_descriptor", lambda *a, **k: described.append(a) or make(*a, **k)
-    )
+    note_calls(descriptors, "_descriptor", described, monkeypatch)
+    note_calls(descriptors, "_for_gluon", described, monkeypatch)
 
     def gradients(fewest: int) -> tuple[Tensor, ...]:
         monkeypatch.setattr(descriptors, "FEWEST_ROWS", fewest)
@@ -74,3 +73,10 @@ def test_gradients_are_those_of_pointers(
     for actual, expected in zip(found, by_pointers, strict=True):
         assert actual.isfinite().all()
         assert relative_error(actual, expected) < 2.0**-9
+
+
+def note_calls(
+    module: ModuleType, name: str, calls: list[object], patch: pytest.MonkeyPatch
+) -> None:
+    make = getattr(module, name)
+    patch.setattr(module, name, lambda *a, **k: calls.append(a) or make(*a, **k))

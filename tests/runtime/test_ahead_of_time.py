@@ -58,14 +58,16 @@ def plan_for(
 
 def attending(plan: KernelPlan) -> list[str]:
     """The kernels of sweeps; those that are for some calls alone come behind the others."""
-    query, others = "backward_query_kernel", ["forward_kernel"]
-    if plan.hopper is not None:
-        others.insert(0, "hopper_forward_kernel")
-    gathered = [*(GATHERED if plan.selections else []), "backward_key_kernel"]
-    gathered += SCORES if plan.differentiable_scores else []
-    if plan.hopper_query is None:
-        return [*others, query, *gathered]
-    return [*others, "hopper_query_kernel", *gathered, query]
+    hopper = {
+        "forward_kernel": ("hopper_forward_kernel", plan.hopper),
+        "backward_query_kernel": ("hopper_query_kernel", plan.hopper_query),
+        "backward_key_kernel": ("hopper_key_kernel", plan.hopper_keys),
+    }
+    first = {name: name if shape is None else other for name, (other, shape) in hopper.items()}
+    forward, query, keys = first.values()
+    found = [forward, query, *(GATHERED if plan.selections else []), keys]
+    found += SCORES if plan.differentiable_scores else []
+    return found + [name for name in hopper if first[name] != name]
 
 
 def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfloat16") -> None:
@@ -157,7 +159,8 @@ def test_gate_modes_fit(pattern: str, target: str) -> None:
 def test_rows_of_queries_are_copied_by_descriptors(target: str) -> None:
     plan = plan_for("sparsek(k=64) | window(64)", target, head_dim=128)
     text = {report.name: report.text for report in compile_plan(plan, target)}
-    for name in ("backward_gathered_0_kernel", "backward_key_kernel"):
+    keys = "backward_key_kernel" if plan.hopper_keys is None else "hopper_key_kernel"
+    for name in ("backward_gathered_0_kernel", keys):
         assert ("cp.async.bulk.tensor" in text[name]) == (target in ("sm_90", "sm_100")), name
 
 

@@ -22,7 +22,7 @@ from attncomp.runtime import descriptors
 
 PROBLEM = Problem(
     backend="triton",
-    target="sm_90",
+    target="sm_100",
     dtype="bfloat16",
     head_dim=128,
     value_dim=128,
@@ -45,9 +45,9 @@ def takes(pattern: str, **changes: Any) -> bool:
 @pytest.mark.parametrize("pattern", ["causal", "window(256)", "sparsek(k=64) | window(64)"])
 def test_modules_for_large_gpus_take_them(pattern: str) -> None:
     assert takes(pattern)
-    for target in ("sm_90a", "sm_100", "sm_103"):
+    for target in ("sm_90a", "sm_103"):
         assert takes(pattern, target=target)
-    assert takes(pattern, dtype="float16", head_dim=80, value_dim=16)
+    assert takes(pattern, target="sm_90", dtype="float16", head_dim=80, value_dim=16)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,14 @@ def test_rows_of_queries_beside_listed_keys_but_no_listed_blocks() -> None:
     assert found("sparsek(k=64) | blocks(64) & causal") == ["backward_gathered_0"]
     two = 'sparsek(k=64) | sparsek(k=32, scores="near")'
     assert found(two) == ["backward_gathered_0", "backward_gathered_1"]
+
+
+def test_the_kernel_for_hopper_has_its_own() -> None:
+    hopper = replace(PROBLEM, target="sm_90")
+    assert not takers(lower("causal", hopper))
+    assert takers(lower("sparsek(k=64) | window(64)", hopper)) == ["backward_gathered_0"]
+    for pattern in ("causal", "sparsek(k=64) | window(64)"):
+        assert "describe_for_gluon" in render(lower(pattern, hopper))
 
 
 @pytest.mark.parametrize(("queries", "wanted"), [(2, False), (4, True), (32, True)])
@@ -146,6 +154,16 @@ def test_blocks() -> None:
         [1, 1, 64],
         [1, 1, 64],
     ]
+
+
+def test_blocks_for_gluon() -> None:
+    q, k, v, *rest = call()
+    found = descriptors.describe_for_gluon(q, k, v[..., :64], *rest, 64, 32)
+    tiles = [64, 128], [32, 128], [32, 64], [64, 128], [64], [64]
+    assert [x.block_shape for x in found] == [[1, 1, *tile] for tile in tiles]
+    layouts = [(x.layout.swizzle_byte_width, x.layout.element_bitwidth) for x in found]
+    assert layouts == [(128, 16)] * 4 + [(0, 32)] * 2
+    assert all(x.layout.rank == len(x.block_shape) for x in found)
 
 
 def test_blocks_of_several_heads() -> None:
