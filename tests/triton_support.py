@@ -42,7 +42,9 @@ WIDE_TILES = {
     "PROGRAMS": 1,
     "FEWEST": 3,
     "LIST_ITEMS": 512,
+    "FEW": 512,
     "ITEMS": 512,
+    "AHEAD": 512,
     "WIDE": 512,
     "SLOTS": 128,
 }

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROGRAMS = 128  # intervals of all rows that the coarsest level should have at least
+PROGRAMS = 128  # intervals of all rows that there should be at least
 FEWEST = 16  # and of one row
-CHECKS = 256  # more than a row's checkpoints on that level
+CHECKS = 256  # more than a row's checkpoints between them
 SHORTEST = 64  # times of an interval, at least as many as this on average
-LONGEST = 4096  # times of an interval that is not divided
-PARTS = 8  # of longer ones, by how many new keys they have
-FEW = 512  # new keys of an interval that is one part
-SLICES = 16  # programs that share an interval in the last launch
+PARTS = 8  # of an interval at least
+MANY = 64  # and at most
+PART = 256  # times of a part on average, where that is neither too few parts nor too many
+FEW = 64  # new keys of a part, as long as there are parts
 SURVIVORS = 8  # times k keys at most that a checkpoint hands on, beside as many as the sample, or
 LEFT = 16  # beside one of so many
 ROW_ITEMS = 4096  # keys of a row, of an interval, and of a list that a program takes at a time
@@ -23,10 +23,12 @@ LIST_ITEMS = 256
 SPAN_ITEMS = 4096  # keys that may be selected in a span of queries
 SAMPLE = 4096  # keys that a threshold is estimated from, in longer rows one of so many:
 SAMPLED = 64
-SLOTS = 32  # changes of the thresholds that the last launch takes at a time, and one
-WIDE = 128  # what that takes at a time: keys of an interval, those of a slice, times
-ITEMS = 16
+SLOTS = 8  # changes of the thresholds that a program of the last launch takes at a time, and one
+WIDE = 32  # what that takes at a time: keys of a part, those of a slice, of these the ones that
+ITEMS = 16  # thresholds pass, and times
+AHEAD = 16
 FILL = 128
+TASKS = 8192  # programs of the last launch at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +41,13 @@ class Level:
     interval's first k best are among them, how many other keys have a gate of 1 throughout, how
     many one in (0, 1), and how many items are old; the checkpoint's time, and how many survivors it
     has, or -1; reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1) relative to
-    the next theta. keys and values [R, capacity] hold the lists, also those of the last launch, if
-    it reads this level; where they end stands in place of the list of the last checkpoint.
+    the next theta. keys and values [R, capacity] hold the lists, on the second level also those of
+    the last launch; where they end stands in place of the list of the last checkpoint.
     Survivors are the keys up to a checkpoint that matter later, up to `room`: [R, nodes + 1, room],
-    on the coarsest level.
-    `slices` programs share an interval in the last launch, none if that reads another level.
+    on the first level.
     """
 
     nodes: int
-    slices: int
     room: int
     capacity: int
     theta: Tensor
@@ -65,11 +65,6 @@ def intervals(n_times: int, rows: int) -> int:
     return max(1, min(most, n_times // SHORTEST))
 
 
-def longest(n_times: int, nodes: int) -> int:
-    """Times of the last interval: the one of index i ends at n_times (i + 1)^2 / nodes^2."""
-    return -(-n_times * (2 * nodes - 1) // (nodes * nodes)) + 1
-
-
 def sampled(n_keys: int) -> int:
     """Keys of a row at most that a threshold is estimated from.
 
@@ -78,33 +73,37 @@ def sampled(n_keys: int) -> int:
     return max(SAMPLE, n_keys // SAMPLED)
 
 
-def levels(score: Tensor, kept: int) -> list[Level]:
-    """Uninitialised levels for scores [B, G, Nk] of which `kept` are selected, coarsest first."""
+def levels(score: Tensor, kept: int) -> tuple[Level, Level]:
+    """Uninitialised levels for scores [B, G, Nk] of which `kept` are selected: intervals, parts.
+
+    Intervals have at least so many parts that rising scores, all of whose keys are new to the best,
+    give parts of few keys; most are empty where few are.
+    """
     rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
-    n_times = n_keys - kept
-    nodes = intervals(n_times, rows)
-    length = longest(n_times, nodes)
+    nodes = intervals(n_keys - kept, rows)
     room = min(n_keys, SURVIVORS * kept + max(sampled(n_keys), n_keys // LEFT))
-    if length <= LONGEST:
-        return [_level(score, nodes, -(-length // (SLOTS - 1)), room)]
-    parts = nodes * PARTS
-    slices = -(-max(FEW, -(-length // PARTS)) // (SLOTS - 1))
-    return [_level(score, nodes, 0, room), _level(score, parts, slices, 0)]
+    parts = nodes * min(MANY, max(PARTS, 2 * (n_keys - kept) // (nodes * PART)))
+    slices = parts + n_keys // (SLOTS - 1)
+    listed = _list_capacity(n_keys, parts) + _list_capacity(n_keys, slices)
+    return (
+        _level(score, nodes, room, _list_capacity(n_keys, nodes)),
+        _level(score, parts, 0, listed),
+    )
 
 
-def _level(score: Tensor, nodes: int, slices: int, room: int) -> Level:
-    """slices: of an interval in the last launch, 0 for a level that it does not read."""
-    rows, n_keys = score.shape[0] * score.shape[1], score.shape[2]
-    capacity = _list_capacity(n_keys, nodes)
-    if slices > 0:
-        capacity += _list_capacity(n_keys, nodes * slices)
+def task_room(rows: int, n_keys: int, parts: int) -> int:
+    """Room for the slices of all parts of the rows: how many, one unused, two numbers for each."""
+    return 2 + 2 * rows * (parts + n_keys // (SLOTS - 1))
+
+
+def _level(score: Tensor, nodes: int, room: int, capacity: int) -> Level:
+    rows = score.shape[0] * score.shape[1]
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty((rows, *shape), dtype=dtype, device=score.device)
 
     return Level(
         nodes=nodes,
-        slices=min(slices, SLICES),
         room=room,
         capacity=capacity,
         theta=empty(nodes + 1, dtype=score.dtype),

@@ -12,6 +12,7 @@ import random
 import re
 
 import pytest
+import torch
 
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
@@ -26,6 +27,8 @@ REFERENCE = "sparsek_window"
 SELECT = [
     "checkpoint_kernel",
     "interval_kernel",
+    "part_checkpoint_kernel",
+    "part_interval_kernel",
     "time_kernel",
     "row_list_kernel",
     "list_kernel",
@@ -240,6 +243,20 @@ def test_kernels_are_specialised_as_launched(monkeypatch: pytest.MonkeyPatch) ->
     assert odd == dataclasses.replace(odd, signature=aligned.signature)
     assert odd.attributes == {(0,): by_16, (1,): by_16}
     assert store.options == {"num_warps": 1, "num_stages": 5, "enable_fp_fusion": True}
+
+
+@pytest.mark.parametrize("length", [100, 1000, 8192, 100_000])
+def test_lengths_select_by_the_same_kernels(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is compiled when a sequence has grown."""
+    plan = plan_for("sparsek(k=512)", "sm_90")
+
+    def kernels(n: int) -> list[tuple[object, ...]]:
+        scores = torch.empty(1, 8, n, device="meta")
+        monkeypatch.setattr(ahead_of_time, "_run", lambda module, _: module.select((scores,), n))
+        launches = ahead_of_time._record(plan, "sm_90")
+        return [(x.kernel.__name__, x.signature, x.constants, x.options) for x in launches]
+
+    assert kernels(length) == kernels(4096)
 
 
 def test_pointers_into_small_tensors_are_narrow_on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
