@@ -253,6 +253,10 @@ def _arrive(barrier: Barrier, count: int = 1, pred: Any = True) -> None:
         barrier.arrive(count)
 
 
+def _wait(barrier: Barrier, parity: Any) -> None:
+    barrier.wait(int(parity))
+
+
 def _where(condition: Any, a: Any, b: Any) -> Tensor:
     return torch.where(torch.as_tensor(condition), torch.as_tensor(a), torch.as_tensor(b))
 
@@ -349,7 +353,7 @@ def emulate(module: ModuleType, patch: pytest.MonkeyPatch, *, programs: int) -> 
         "mbarrier": SimpleNamespace(
             init=_init, arrive=_arrive, MBarrierLayout=lambda: "barrier",
             expect=lambda barrier, size: barrier.arrive(1, size),
-            wait=lambda barrier, parity: barrier.wait(int(parity)),
+            wait=_wait,
         ),
     }  # fmt: skip
     exec(compile(text, f"{module.__name__}_hopper", "exec"), space)

@@ -96,7 +96,7 @@ class Compiled:
         self.run(*grid, 0, self.function, self.packed_metadata, *nothing, *given)
 
 
-def metadata(**changes: int) -> SimpleNamespace:
+def metadata(**changes: Any) -> SimpleNamespace:
     """What Triton tells of a compiled kernel."""
     none = "launch_cooperative_grid", "launch_pdl", "global_scratch_size", "profile_scratch_size"
     told = {"num_warps": 4, "num_ctas": 1, "shared": 0} | dict.fromkeys(none, 0)

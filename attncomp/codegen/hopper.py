@@ -178,7 +178,7 @@ class Ring:
 class HopperView:
     """What a template needs of a plan: names of parameters and slots, and rings of numbers a key.
 
-    sums: what the rows leave of gradients.
+    sums: what the rows leave of gradients. described: whether tiles are copied by descriptors.
     """
 
     shape: HopperShape
@@ -192,13 +192,15 @@ class HopperView:
     sums: tuple[str, ...] = ()
     factors: tuple[str, ...]
     slots: tuple[str, ...]
+    described: bool
     flags: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> list[str]:
         """Of the kernel, constants aside."""
         state = [argument.parameter for argument in self.arguments]
-        return [*self.tensors, *state, *self.sums, *self.factors, *_SIZES, *_OFFSETS]
+        tiles = ["k_tiles", "v_tiles"] if self.described else []
+        return [*self.tensors, *tiles, *state, *self.sums, *self.factors, *_SIZES, *_OFFSETS]
 
     @property
     def values(self) -> list[str]:
@@ -251,6 +253,7 @@ def hopper_view(plan: KernelPlan) -> HopperView | None:
         tensors=("q", "k", "v", "out", "lse"),
         factors=("scale_log2",),
         slots=("q_slots", "k_slots", "v_slots", "out_slots"),
+        described=_described(plan),
     )
 
 
@@ -272,8 +275,14 @@ def hopper_query_view(plan: KernelPlan) -> HopperView | None:
         sums=(*thresholds, *triton_view.modifier_sums(plan.modifiers)),
         factors=("scale", "scale_log2"),
         slots=("q_slots", "dout_slots", "out_slots", "lse_slots", "k_slots", "v_slots", "dq_slots"),
+        described=_described(plan),
         flags=("HAS_DLSE",),
     )
+
+
+def _described(plan: KernelPlan) -> bool:
+    """Whether no tile has rows, or numbers beside them, that threads have to copy."""
+    return not selections_used(plan)
 
 
 def _arguments(plan: KernelPlan, soft: bool) -> tuple[triton_view.Argument, ...]:

@@ -38,6 +38,13 @@ def can_describe(
     )
 
 
+def base_of(value: Any) -> Tensor | None:
+    """A tensor, or the one that a descriptor of tiles is of; None for anything else."""
+    if isinstance(value, Tensor):
+        return value
+    return value.base if hasattr(value, "block_shape") else None
+
+
 def describe(
     q: Tensor,
     k: Tensor,
@@ -60,6 +67,11 @@ def describe(
         (row_deltas, queries),
     )
     return tuple([_descriptor(tensor, *tile) for tensor, *tile in tiles])
+
+
+def describe_keys(k: Tensor, v: Tensor, keys: int) -> tuple[Any, ...]:
+    """Descriptors of tiles [1, 1, keys, D] of K and V for the kernels in Gluon."""
+    return tuple([_for_gluon(tensor, keys) for tensor in (k, v)])
 
 
 def describe_rows(

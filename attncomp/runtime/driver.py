@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import math
+import re
 import struct
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 _SLOT: Final = 8  # bytes of the place of an argument
 _WARP: Final = 32  # threads
 _POINTER: Final = "Q"
-# How struct writes arguments of Triton's types, beside pointers.
+# How struct writes arguments of Triton's types, beside pointers and descriptors of tiles.
 _CODES: Final = {"i32": "i", "i64": "q", "fp32": "f"}
+_TENSOR_MAP: Final = "128s"
+_MAP_BYTES: Final = 128
+# CUtensorMapDataType of what Triton has as types of elements: float16, float32, bfloat16.
+_ELEMENTS: Final = {6: 6, 7: 7, 10: 9}
+_L2_128_BYTES: Final = 2  # CUtensorMapL2promotion
 
 Grid: TypeAlias = tuple[int, int, int]
 
@@ -32,17 +38,39 @@ class Place(NamedTuple):
     offset: int
 
 
+class Unencoded(ValueError):
+    """A descriptor that the driver does not encode."""
+
+
+class Layout(NamedTuple):
+    """How a kernel takes tiles by a descriptor, in numbers of the driver; size: of an element."""
+
+    element: int
+    size: int
+    swizzle: int
+    box: tuple[int, ...]
+
+
+class Tiles(NamedTuple):
+    """A descriptor of a tensor's tiles: where it begins, and its shape, strides in elements."""
+
+    place: Place
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 class Entry(NamedTuple):
     """A kernel as the driver launches it.
 
-    threads: of a block; shared: bytes; codes: of struct, one for each argument of Triton's, None
-    for those that are compiled in.
+    threads: of a block; shared: bytes; codes: of struct, for each argument of Triton's those of the
+    parameters that it stands for, none for what is compiled in; layouts: of its descriptors.
     """
 
     function: int
     threads: int
     shared: int
-    codes: tuple[str | None, ...]
+    codes: tuple[tuple[str, ...], ...]
+    layouts: tuple[Layout, ...] = ()
 
 
 def entry_of(kernel: Any) -> Entry | None:
@@ -58,20 +86,40 @@ def entry_of(kernel: Any) -> Entry | None:
         metadata.global_scratch_size,
         metadata.profile_scratch_size,
     )
-    codes = [_code(kind) for kind in kernel.src.signature.values()]
-    if any(extra) or "" in codes:
+    layouts = [_layout(told) for told in getattr(metadata, "tensordesc_meta", None) or ()]
+    codes = [_codes(kind) for kind in kernel.src.signature.values()]
+    described = sum(_TENSOR_MAP in parts for parts in codes)
+    if any(extra) or ("",) in codes or None in layouts or described != len(layouts):
         return None
-    sizes = [struct.calcsize(code) for code in (*codes, *2 * _POINTER) if code is not None]
+    flat = [code for parts in codes for code in parts] + 2 * [_POINTER]
+    sizes = [struct.calcsize(code) for code in flat]
     if _argument_sizes(kernel.function, len(sizes) + 1) != sizes:
         return None
-    return Entry(kernel.function, metadata.num_warps * _WARP, metadata.shared, tuple(codes))
+    threads = metadata.num_warps * _WARP
+    known = tuple(layout for layout in layouts if layout is not None)
+    return Entry(kernel.function, threads, metadata.shared, tuple(codes), known)
 
 
-def _code(kind: str) -> str | None:
-    """How an argument of a type is written; None if not at all, empty if that is not known."""
+def _codes(kind: str) -> tuple[str, ...]:
+    """How an argument of a type is written; an empty code if that is not known.
+
+    Behind a descriptor come the sizes and the strides of its tensor.
+    """
     if kind == "constexpr":
+        return ()
+    described = re.match(r"tensordesc<\w+\[([^]]*)\]", kind)
+    if described is not None:
+        rank = described[1].count(",") + 1
+        return (_TENSOR_MAP, *rank * "i", *rank * "q")
+    return (_POINTER if kind.startswith("*") else _CODES.get(kind, ""),)
+
+
+def _layout(told: Mapping[str, Any]) -> Layout | None:
+    """What Triton tells of a descriptor that a kernel takes; None for those that are not known."""
+    if told["elem_type"] not in _ELEMENTS or told["fp4_padded"] or told.get("is_im2col", False):
         return None
-    return _POINTER if kind.startswith("*") else _CODES.get(kind, "")
+    element = _ELEMENTS[told["elem_type"]]
+    return Layout(element, told["elem_size"], told["swizzle"], tuple(told["block_size"]))
 
 
 def _argument_sizes(function: int, most: int) -> list[int]:
@@ -118,11 +166,65 @@ class _Lanes(NamedTuple):
     part: slice
 
 
+class _Described(NamedTuple):
+    """A descriptor of tiles that stands for a tensor map."""
+
+    tiles: Tiles
+    layout: Layout
+
+
+_Slot: TypeAlias = "Place | bytes | _Described"
+"""What a parameter of a kernel is read from."""
+
+
+class _TensorMaps:
+    """Descriptors as the driver encodes them, each CUtensorMap but for the address of its tensor.
+
+    addresses: where they stand.
+    """
+
+    def __init__(self, described: Sequence[_Described]) -> None:
+        self._memory = ctypes.create_string_buffer((len(described) + 1) * _MAP_BYTES)
+        begin = -(-ctypes.addressof(self._memory) // _MAP_BYTES) * _MAP_BYTES
+        self.addresses = {one: begin + i * _MAP_BYTES for i, one in enumerate(described)}
+        self._places = []
+        for one, address in self.addresses.items():
+            _encode(address, one.tiles, one.layout)
+            self._places.append((ctypes.c_void_p(address), *one.tiles.place))
+        self._replace = _driver().cuTensorMapReplaceAddress if described else None
+
+    def move(self, addresses: Sequence[int]) -> bool:
+        """Give them the addresses of the tensors of a call; whether the driver did."""
+        replace: Any = self._replace
+        return not any(
+            [
+                replace(tensor_map, ctypes.c_void_p(addresses[tensor] + offset))
+                for tensor_map, tensor, offset in self._places
+            ]
+        )
+
+
+def _encode(address: int, tiles: Tiles, layout: Layout) -> None:
+    """Write a CUtensorMap of no tensor in particular; the driver has dimensions the other way."""
+    rank = len(tiles.shape)
+    bytes_apart = [stride * layout.size for stride in tiles.strides[-2::-1]]
+    strides = (ctypes.c_uint64 * len(bytes_apart))(*bytes_apart)
+    status = _driver().cuTensorMapEncodeTiled(
+        ctypes.c_void_p(address), layout.element, rank, None,
+        (ctypes.c_uint64 * rank)(*tiles.shape[::-1]), strides,
+        (ctypes.c_uint32 * rank)(*layout.box[::-1]), (ctypes.c_uint32 * rank)(*rank * [1]),
+        0, layout.swizzle, _L2_128_BYTES, 0,
+    )  # fmt: skip
+    if status:
+        raise Unencoded(f"no descriptor of {tiles}, {layout}: the driver's error {status}")
+
+
 class Ready:
     """Launches whose arguments are written, but for the addresses of the tensors of a call.
 
     Each is of an entry, with its grid and arguments: places of tensors, of which there are
-    n_tensors, and numbers.
+    n_tensors, descriptors of their tiles, and numbers. Raises Unencoded for other descriptors than
+    the driver has.
     """
 
     def __init__(
@@ -135,15 +237,17 @@ class Ready:
         inside = sorted({slot for slot in used if isinstance(slot, Place)}.difference(starts))
         constants = [slot for slot in used if isinstance(slot, bytes)]
         slots: list[Place | bytes] = [*starts, *inside, *constants]
-        at = {slot: i * _SLOT for i, slot in enumerate(slots)}
+        offsets = {slot: i * _SLOT for i, slot in enumerate(slots)}
         self._memory = bytearray().join(constant.ljust(_SLOT, b"\0") for constant in constants)
         self._memory[:0] = bytes(_SLOT * (len(starts) + len(inside)))
         self._write_starts = struct.Struct(n_tensors * _POINTER).pack_into
         found = itertools.groupby(inside, itemgetter(0))
-        self._lanes = [_lanes(list(places), at) for _, places in found]
+        self._lanes = [_lanes(list(places), offsets) for _, places in found]
         begin = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._maps = _TensorMaps([slot for slot in used if isinstance(slot, _Described)])
+        at = {slot: begin + offset for slot, offset in offsets.items()} | self._maps.addresses
         self._arguments = [
-            (ctypes.c_void_p * len(row))(*[begin + at[slot] for slot in row]) for row in rows
+            (ctypes.c_void_p * len(row))(*[at[slot] for slot in row]) for row in rows
         ]
         self._configs = [
             _Config(grid=grid, block=(entry.threads, 1, 1), shared=entry.shared)
@@ -182,19 +286,24 @@ class Ready:
             for tensor, ones, offsets, part in self._lanes:
                 inside = addresses[tensor] * ones + offsets
                 self._memory[part] = inside.to_bytes(part.stop - part.start, "little")
-            return not any(itertools.starmap(self._call, self._calls))
+            moved = self._maps.move(addresses)
+            return moved and not any(itertools.starmap(self._call, self._calls))
         finally:
             self._unused.release()
 
 
-def _slots(entry: Entry, arguments: Sequence[Any]) -> list[Place | bytes]:
-    """What the driver reads for each argument of a launch; the last two are scratch memory."""
-    given = zip(arguments, entry.codes, strict=True)
-    slots = [
-        value if isinstance(value, Place) else struct.pack(code, value)
-        for value, code in given
-        if code is not None
-    ]
+def _slots(entry: Entry, arguments: Sequence[Any]) -> list[_Slot]:
+    """What the driver reads for each parameter of a launch; the last two are scratch memory."""
+    layouts = iter(entry.layouts)
+    slots: list[_Slot] = []
+    for value, codes in zip(arguments, entry.codes, strict=True):
+        if isinstance(value, Tiles):
+            slots.append(_Described(value, next(layouts)))
+            numbers = zip(codes[1:], (*value.shape, *value.strides), strict=True)
+            slots += [struct.pack(code, number) for code, number in numbers]
+        else:
+            pointer = isinstance(value, Place)
+            slots += [value if pointer else struct.pack(code, value) for code in codes]
     return slots + 2 * [struct.pack(_POINTER, 0)]
 
 

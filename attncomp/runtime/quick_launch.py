@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from attncomp.runtime.descriptors import base_of
 from attncomp.runtime.driver import Grid
 
 ALIGNED: Final = 16  # bytes; Triton compiles anew for a tensor that starts elsewhere
@@ -78,10 +79,14 @@ watcher: ContextVar[Callable[[Launched], None] | None] = ContextVar("watcher", d
 
 
 class _Places(NamedTuple):
-    """Which positional arguments of a kernel are tensors, and which integers; some of each."""
+    """Which positional arguments of a kernel are tensors, and which integers; some of each.
+
+    described: which are descriptors of tiles.
+    """
 
     tensors: tuple[int, ...]
     integers: tuple[int, ...]
+    described: tuple[int, ...]
 
 
 class QuickLaunch:
@@ -171,6 +176,8 @@ class QuickLaunch:
             args[place] = address = tensor.data_ptr()
             addresses |= address
             key.append(tensor.dtype)
+        for place in places.described:
+            key += [args[place].base.dtype, *args[place].block_shape]
         # No size or stride is negative beyond 32 bits.
         if addresses % ALIGNED or max([args[place] for place in places.integers]) >= 2**31:
             return None
@@ -179,7 +186,7 @@ class QuickLaunch:
 
 def _places(kernel: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> _Places | None:
     """The places of a first launch; None where no key can stand for all that Triton looks at."""
-    tensors, integers = [], []
+    tensors, integers, described = [], [], []
     for place, (parameter, value) in enumerate(zip(kernel.params, args, strict=False)):
         match value:
             case Tensor():
@@ -190,10 +197,14 @@ def _places(kernel: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> _Pl
                 integers.append(place)
             case float() if not parameter.is_constexpr:
                 pass
+            case _ if base_of(value) is not None:
+                described.append(place)
             case _:
                 return None
     complete = all(name in keywords for name in kernel.arg_names[len(args) :])
-    return _Places(tuple(tensors), tuple(integers)) if complete and tensors and integers else None
+    if not (complete and tensors and integers):
+        return None
+    return _Places(tuple(tensors), tuple(integers), tuple(described))
 
 
 def is_hooked() -> bool:

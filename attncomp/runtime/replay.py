@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attncomp.runtime.driver import Grid, Place, Ready, entry_of
+from attncomp.runtime.descriptors import base_of
+from attncomp.runtime.driver import Grid, Place, Ready, Tiles, Unencoded, entry_of
 from attncomp.runtime.quick_launch import (
     ALIGNED,
     Compiled,
@@ -191,7 +192,7 @@ def record(call: Call, given: Sequence[Tensor]) -> tuple[Result, Record | None]:
         return (outputs, state), None
     try:
         return (outputs, state), _record(watch, len(given), outputs, state)
-    except _Unknown:
+    except (_Unknown, Unencoded):
         return (outputs, state), None
 
 
@@ -267,6 +268,8 @@ def _again(
     if len(found) == len(kernels):
         plain = [[x.value if isinstance(x, _Constant) else x for x in row] for row in arguments]
         return Ready(n_tensors, list(zip(found, grids, plain, strict=True)))
+    if any(isinstance(x, Tiles) for row in arguments for x in row):
+        raise _Unknown
     return _steps([kernel.launch for kernel in kernels], grids, arguments, n_tensors)
 
 
@@ -286,8 +289,8 @@ def _steps(
     places = sorted({x for x in flat if isinstance(x, Place) and x.offset})
     inside = itertools.groupby(places, key=itemgetter(0))
     constants = dict.fromkeys(x for x in flat if isinstance(x, _Constant))
-    order = [Place(i, 0) for i in range(n_tensors)]
-    index = {value: i for i, value in enumerate((*order, *places, *constants))}
+    order: list[Argument] = [Place(i, 0) for i in range(n_tensors)]
+    index = {value: i for i, value in enumerate([*order, *places, *constants])}
     return Steps(
         places=tuple((tensor, tuple(x.offset for x in found)) for tensor, found in inside),
         constants=tuple(constant.value for constant in constants),
@@ -305,7 +308,7 @@ class _Constant(NamedTuple):
     value: Any
 
 
-Argument: TypeAlias = Place | _Constant
+Argument: TypeAlias = Place | _Constant | Tiles
 """What a launch takes."""
 
 
@@ -361,8 +364,11 @@ class _Memory:
 
     def argument(self, value: Any) -> Argument:
         """An argument of a launch."""
-        if not isinstance(value, Tensor):
+        base = base_of(value)
+        if base is None:
             return _Constant(type(value), value)
+        if base is not value:
+            return Tiles(self.place(base), tuple(value.shape), tuple(value.strides))
         return self.place(value) if value.data_ptr() else _Constant(int, 0)
 
     def place(self, tensor: Tensor) -> Place:
@@ -386,6 +392,7 @@ def _lifetimes(launches: Sequence[Launched]) -> list[tuple[int, int, int]]:
     uses: dict[int, list[int]] = {}
     for i, launch in enumerate(launches):
         for value in launch.args:
-            if isinstance(value, Tensor) and value.data_ptr():
-                uses.setdefault(_storage(value), []).append(i)
+            tensor = base_of(value)
+            if tensor is not None and tensor.data_ptr():
+                uses.setdefault(_storage(tensor), []).append(i)
     return [(storage, found[0], found[-1]) for storage, found in uses.items()]

@@ -15,7 +15,7 @@ import torch
 from launch_support import metadata
 
 from attncomp.runtime import driver
-from attncomp.runtime.driver import Entry, Place, Ready, entry_of
+from attncomp.runtime.driver import Entry, Layout, Place, Ready, Tiles, Unencoded, entry_of
 
 SIGNATURE = {"x": "*bf16", "size": "i32", "ALIGN": "constexpr", "scale": "fp32"}
 SIZES = [8, 4, 4, 8, 8]  # of what is no constant, and of two pointers to scratch memory
@@ -25,24 +25,40 @@ SIZES = [8, 4, 4, 8, 8]  # of what is no constant, and of two pointers to scratc
 class Library:
     """A driver that notes launches: grid, block, shared, stream, function, argument values.
 
-    sizes: of each kernel's arguments. status: what launches give; busy: called in each.
+    sizes: of each kernel's arguments. status: what launches give; busy: called in each. A tensor
+    map is a line of text, behind the address of its tensor; encoded: what encoding one gives.
     """
 
     sizes: list[int] = field(default_factory=list)
     status: int = 0
     busy: Callable[[], None] = lambda: None
     launched: list[tuple[Any, ...]] = field(default_factory=list)
+    encoded: int = 0
 
     def __post_init__(self) -> None:
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         out = ctypes.POINTER(size)
         self.cuFuncGetParamInfo = ctypes.CFUNCTYPE(ctypes.c_int, pointer, size, out, out)(self.tell)
         self.cuLaunchKernelEx = ctypes.CFUNCTYPE(ctypes.c_int, *4 * [pointer])(self.launch)
+        self.cuTensorMapReplaceAddress = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer)(self.move)
 
     def tell(self, function: int, place: int, offset: Any, size: Any) -> int:
         if place >= len(self.sizes):
             return 1
         size[0] = self.sizes[place]
+        return 0
+
+    def cuTensorMapEncodeTiled(
+        self, into: Any, element: int, rank: int, address: None, *parts: Any
+    ) -> int:
+        assert into.value % 64 == 0
+        numbers = [list(part) if isinstance(part, ctypes.Array) else part for part in parts]
+        text = repr([element, rank, numbers]).encode()
+        ctypes.memmove(into.value + 8, text.ljust(120), 120)
+        return self.encoded
+
+    def move(self, tensor_map: int, address: int) -> int:
+        ctypes.memmove(tensor_map, struct.pack("Q", address), 8)
         return 0
 
     def launch(self, config: int, function: int, arguments: int, extra: None) -> int:
@@ -64,7 +80,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     return found
 
 
-def kernel(signature: dict[str, str] = SIGNATURE, **changes: int) -> SimpleNamespace:
+def kernel(signature: dict[str, str] = SIGNATURE, **changes: Any) -> SimpleNamespace:
     return SimpleNamespace(
         function=17,
         metadata=metadata(shared=512, **changes),
@@ -74,7 +90,7 @@ def kernel(signature: dict[str, str] = SIGNATURE, **changes: int) -> SimpleNames
 
 def test_the_entry_of_a_kernel(library: Library) -> None:
     library.sizes = SIZES
-    assert entry_of(kernel()) == Entry(17, 128, 512, ("Q", "i", None, "f"))
+    assert entry_of(kernel()) == Entry(17, 128, 512, (("Q",), ("i",), (), ("f",)))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,31 @@ def test_arguments_of_other_types(library: Library, kind: str) -> None:
     assert entry_of(kernel(SIGNATURE | {"scale": kind})) is None
 
 
-ENTRY = Entry(17, 64, 256, ("Q", "Q", "i", None, "f", "q"))
+TOLD = {
+    "swizzle": 3, "elem_size": 2, "elem_type": 10, "block_size": [1, 64, 64], "fp4_padded": False,
+}  # fmt: skip
+LAYOUT = Layout(element=9, size=2, swizzle=3, box=(1, 64, 64))
+DESCRIBED = ("128s", "i", "i", "i", "q", "q", "q")
+
+
+@pytest.mark.parametrize(
+    "kind", ["tensordesc<bf16[1, 64, 128]>", "tensordesc<bf16[1,2,3],L(a=[])>"]
+)
+def test_descriptors_stand_for_several_parameters(library: Library, kind: str) -> None:
+    library.sizes = [8, 4, 128, 4, 4, 4, 8, 8, 8, 8, 8]
+    found = kernel({"x": "*bf16", "size": "i32", "tiles": kind}, tensordesc_meta=[TOLD])
+    assert entry_of(found) == Entry(17, 128, 512, (("Q",), ("i",), DESCRIBED), (LAYOUT,))
+
+
+@pytest.mark.parametrize("change", [{"elem_type": 8}, {"fp4_padded": True}, {"is_im2col": True}])
+def test_descriptors_that_are_not_known(library: Library, change: dict[str, Any]) -> None:
+    library.sizes = [128, 4, 4, 4, 8, 8, 8, 8, 8]
+    signature = {"tiles": "tensordesc<bf16[1, 64, 128]>"}
+    assert entry_of(kernel(signature, tensordesc_meta=[TOLD])) is not None
+    assert entry_of(kernel(signature, tensordesc_meta=[TOLD | change])) is None
+
+
+ENTRY = Entry(17, 64, 256, (("Q",), ("Q",), ("i",), (), ("f",), ("q",)))
 
 
 def arguments(*places: Place | int) -> tuple[Any, ...]:
@@ -182,3 +222,33 @@ def test_launches_of_no_arguments_inside_of_tensors(library: Library) -> None:
     library.sizes = [8, 8]
     assert Ready(0, [(Entry(3, 32, 0, ()), (1, 1, 1), ())]).launch(9, [])
     assert library.launched == [(1, 1, 1, 32, 1, 1, 0, 9, 3, bytes(8), bytes(8))]
+
+
+TILES = Entry(5, 32, 0, (DESCRIBED, ("Q",), DESCRIBED), (LAYOUT, LAYOUT._replace(swizzle=1)))
+
+
+def test_descriptors_follow_their_tensors(library: Library) -> None:
+    library.sizes = [*(sizes := [128, 4, 4, 4, 8, 8, 8]), 8, *sizes, 8, 8]
+    one = Tiles(Place(1, 0), (2, 300, 128), (38400, 128, 1))
+    other = Tiles(Place(0, 64), (7, 8, 64), (512, 64, 1))
+    ready = Ready(2, [(TILES, (1, 1, 1), (one, Place(0, 0), other))])
+    for addresses in ([1 << 40, 1 << 41], [3 << 40, 5 << 41]):
+        library.launched.clear()
+        assert ready.launch(0, addresses)
+        first, a, b, c, d, e, f, pointer, second, g = library.launched[0][9:19]
+        assert first[:8] == struct.pack("Q", addresses[1])
+        assert second[:8] == struct.pack("Q", addresses[0] + 64)
+        assert pointer == struct.pack("Q", addresses[0])
+        shape = [[128, 300, 2], [256, 76800], [64, 64, 1], [1, 1, 1]]
+        assert first[8:].strip() == repr([9, 3, [*shape, 0, 3, 2, 0]]).encode()
+        assert b"0, 1, 2, 0" in second
+        assert (a, b, c) == tuple(struct.pack("i", size) for size in (2, 300, 128))
+        assert (d, e, f) == tuple(struct.pack("q", stride) for stride in (38400, 128, 1))
+        assert g == struct.pack("i", 7)
+
+
+def test_descriptors_that_the_driver_refuses(library: Library) -> None:
+    library.encoded = 1
+    one = Tiles(Place(0, 0), (2, 300, 128), (38400, 128, 1))
+    with pytest.raises(Unencoded, match="error 1"):
+        Ready(1, [(TILES, (1, 1, 1), (one, Place(0, 0), one))])

@@ -148,6 +148,18 @@ def test_what_triton_compiles_anew_for(x: Tensor) -> None:
     assert all(len(compiled.launches) == 1 for compiled in kernel.compiled)
 
 
+def test_descriptors_of_tiles(x: Tensor) -> None:
+    """Triton encodes them at each launch; their tiles' shapes are compiled in."""
+    kernel = Kernel()
+    quick = QuickLaunch(kernel)
+    small, large = (SimpleNamespace(base=x, block_shape=[1, rows]) for rows in (32, 64))
+    for _ in range(2):
+        quick[(1,)](x, 5, small, ALIGN=8)
+        quick[(1,)](x, 5, large, ALIGN=8)
+    launches = [compiled.launches for compiled in kernel.compiled]
+    assert launches == [[((1, 1, 1), (x.data_ptr(), 5, tiles, 8))] for tiles in (small, large)]
+
+
 def test_what_the_key_does_not_tell_apart_is_tritons(x: Tensor) -> None:
     kernel = Kernel()
     quick = QuickLaunch(kernel)
