@@ -30,6 +30,7 @@ NARROW = {
     "INTERVAL_ITEMS": 32,
     "LIST_ITEMS": 32,
     "SPAN_ITEMS": 32,
+    "DIRECT": 0,
     "SAMPLE": 8,
     "SAMPLED": 4,
     "SLOTS": 8,
@@ -79,6 +80,15 @@ def test_every_level(kind: str, narrow: None, generator: torch.Generator) -> Non
 def test_modes(gate: str, k: int, narrow: None, generator: torch.Generator) -> None:
     scores = torch.randn(1, 2, 50, generator=generator)
     check_select(f"sparsek(k={k}, gate={gate!r})", scores, 50)
+
+
+@pytest.mark.parametrize("gate", ["hard", "key_value"])
+def test_lists_of_tiles_from_the_row(
+    gate: str, narrow: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    monkeypatch.setattr(selection, "DIRECT", 60)
+    scores = torch.randn(1, 2, 60, generator=generator)
+    check_select(f"sparsek(k=9, lag=3, gate={gate!r})", scores, 57)
 
 
 def test_scores_of_64_bits(narrow: None, generator: torch.Generator) -> None:
