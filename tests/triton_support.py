@@ -45,6 +45,7 @@ WIDE_TILES = {
     "FEW": 512,
     "ITEMS": 512,
     "AHEAD": 512,
+    "DIRECT": 64,
     "WIDE": 512,
     "SLOTS": 128,
 }
