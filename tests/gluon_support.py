@@ -261,8 +261,8 @@ def _where(condition: Any, a: Any, b: Any) -> Tensor:
     return torch.where(torch.as_tensor(condition), torch.as_tensor(a), torch.as_tensor(b))
 
 
-def _clamp(x: Tensor, low: float, high: float, propagate_nan: object) -> Tensor:
-    return x.clamp(low, high)  # which keeps NaN
+def _clamp(x: Tensor, low: float, high: float) -> Tensor:
+    return torch.where(x.isnan(), low, x).clamp(low, high)
 
 
 def _copy(slots: Slots, pointer: Pointer, mask: Any = True) -> None:

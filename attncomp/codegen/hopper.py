@@ -178,13 +178,15 @@ class Ring:
 class HopperView:
     """What a template needs of a plan: names of parameters and slots, and rings of numbers a key.
 
-    sums: what the rows leave of gradients. described: whether tiles are copied by descriptors.
+    gates: the selections that gates are of, if soft. sums: what the rows leave of gradients.
+    described: whether tiles are copied by descriptors.
     """
 
     shape: HopperShape
     dtype: str
     soft: bool
     selections: tuple[int, ...]
+    gates: tuple[int, ...]
     arguments: tuple[triton_view.Argument, ...]
     rings: tuple[Ring, ...]
     lists: tuple[str, ...]
@@ -247,6 +249,7 @@ def hopper_view(plan: KernelPlan) -> HopperView | None:
         dtype=plan.problem.dtype,
         soft=soft,
         selections=tuple(selections_used(plan)),
+        gates=_gates(plan) if soft else (),
         arguments=(*_arguments(plan, soft), *([] if sink is None else [sink])),
         rings=_rings(plan, soft),
         lists=_lists(plan),
@@ -268,6 +271,7 @@ def hopper_query_view(plan: KernelPlan) -> HopperView | None:
         dtype=plan.problem.dtype,
         soft=soft,
         selections=tuple(selections_used(plan)),
+        gates=_gates(plan) if soft else (),
         arguments=_arguments(plan, soft),
         rings=_rings(plan, soft),
         lists=_lists(plan),
@@ -278,6 +282,10 @@ def hopper_query_view(plan: KernelPlan) -> HopperView | None:
         described=_described(plan),
         flags=("HAS_DLSE",),
     )
+
+
+def _gates(plan: KernelPlan) -> tuple[int, ...]:
+    return tuple(sorted({i for sweep in plan.sweeps for i in selections_of(sweep.gate)}))
 
 
 def _described(plan: KernelPlan) -> bool:

@@ -100,6 +100,25 @@ def test_infinite_values_stay_infinite(
     assert (out[:, :, 64:] == torch.inf).all()
 
 
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("gate", ["key_value", "value", "logit"])
+def test_nan_scores_show_in_the_rows_that_see_them(
+    gate: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first query whose prefix holds the NaN on; other groups do not notice."""
+    pattern, place, lag = f"sparsek(k=20, lag=5, gate='{gate}') | window(9)", 40, 5
+    inputs = halves(FOUR, generator)
+    clean, _ = run(pattern, FOUR, inputs, monkeypatch)
+    scores = inputs.scores.clone()
+    scores[0, 0, place] = torch.nan
+    found, lse = run(pattern, FOUR, replace(inputs, scores=scores), monkeypatch)
+    rows = torch.zeros(lse.shape, dtype=torch.bool)
+    rows[0, :4, place + lag :] = True
+    assert torch.equal(found.isnan().all(-1), rows) and torch.equal(lse.isnan(), rows)
+    assert torch.equal(found[~rows], clean[~rows])
+
+
 MODIFIED = {
     "window(50) with softcap(3)": FOUR,
     "causal with alibi": FOUR,

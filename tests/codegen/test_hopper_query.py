@@ -88,6 +88,21 @@ def test_other_heads_do_not_leak(
 
 @OVERFLOWS
 @pytest.mark.usefixtures("interpreted")
+def test_nan_scores_show_in_the_rows_that_see_them(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = halves(ONE, generator)
+    scores = inputs.scores.clone()
+    scores[0, 0, 40] = torch.nan
+    inputs = replace(inputs, scores=scores)
+    dq = run(plan_for("sparsek(k=20, lag=5) | window(9)", ONE), inputs, monkeypatch)[0]
+    rows = torch.zeros(dq.shape[:3], dtype=torch.bool)
+    rows[0, :2, 45:] = True
+    assert torch.equal(dq.isnan().all(-1), rows) and torch.equal(dq.isnan().any(-1), rows)
+
+
+@OVERFLOWS
+@pytest.mark.usefixtures("interpreted")
 def test_modifiers_are_those_of_the_triton_kernel(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

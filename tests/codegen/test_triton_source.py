@@ -219,7 +219,7 @@ def test_offsets_into_tensors_are_64_bits_wide() -> None:
             wide = r"\.to\([tg]l\.int64\) \* [qkv]_row|\(row_offsets \* [kv]_row"
             assert re.search(rf"{wide}|_row\.to\(gl\.int64\) \*", text), text
     assert set(re.findall(r"row_offsets = (.*)", source)) == {"key.to(tl.int64)"}
-    for text in re.findall(r"[kv]_offsets = (.*)", source):
+    for text in re.findall(r"place_offsets = (.*)", source):
         assert ".to(gl.int64)" in text
     kernels = [segment(source, kernel) for kernel in functions(source).values()]
     kernels = [text for text in kernels if "q_row" in text]

@@ -10,7 +10,7 @@ from attncomp.runtime.ahead_of_time import compile_plan, limits
 
 TARGET = "sm_90"
 KEYS = "hopper_key_kernel"
-SPILLS = {"hopper_forward_kernel": 512, "hopper_query_kernel": 640, KEYS: 320}
+SPILLS = {"hopper_forward_kernel": 128, "hopper_query_kernel": 256, KEYS: 320}
 
 
 @pytest.mark.parametrize(
