@@ -1,7 +1,7 @@
 """Times patterns beside their peers on one GPU, in one run, and checks what it times.
 
     python benchmarks/attention.py --output benchmarks/results/h200.json
-    python benchmarks/attention.py --matrix axes --only window --output out/windows.json
+    python benchmarks/attention.py --matrix axes --only window --only cuDNN --output out/windows.json
 
 `forward_ms`, `backward_ms` and `both_ms` are of public calls, selection and mask construction
 counted; `select_ms`, `kernel_forward_ms` and `kernel_backward_ms` are parts alone. All are medians
@@ -24,7 +24,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,12 +163,12 @@ def release(device: str) -> None:
 
 
 def run(
-    matrix: Iterable[Axes], only: str, clock: Clock, limit: float, seed: int
+    matrix: Iterable[Axes], only: Sequence[str], clock: Clock, limit: float, seed: int
 ) -> Iterator[dict[str, Any]]:
     """All rows: for each group of settings own patterns and dense attention before other peers."""
     history = History(limit)
     groups = [
-        [case for case in cases if only in case.name]
+        [case for case in cases if not only or any(text in case.name for text in only)]
         for cases in (own_cases(), flex_cases(), package_cases())
     ]
     modules = {case.module for cases in groups for case in cases if case.module is not None}
@@ -227,7 +227,7 @@ def layout_names(ctx: click.Context, option: click.Parameter, value: str | None)
 @click.option("--head-dims", callback=numbers, help="In place of the matrix's, as in 64,128.")
 @click.option("--layouts", callback=layout_names, help="In place of the matrix's: mha,gqa,mqa.")
 @click.option("--batches", callback=numbers, help="In place of the matrix's, as in 1,8.")
-@click.option("--only", default="", help="Keep the cases whose name contains this text.")
+@click.option("--only", multiple=True, help="Keep the cases whose name contains one of these.")
 @click.option("--seconds", default=SECONDS, show_default=True, help="For each step of a case.")
 @click.option("--limit", default=2.0, show_default=True, help="Run no call longer than this, in s.")
 @click.option("--seed", default=0, show_default=True)
@@ -237,7 +237,7 @@ def layout_names(ctx: click.Context, option: click.Parameter, value: str | None)
 def main(
     ctx: click.Context,
     matrix: str,
-    only: str,
+    only: tuple[str, ...],
     seconds: float,
     limit: float,
     seed: int,

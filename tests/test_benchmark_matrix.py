@@ -99,7 +99,7 @@ def test_missing_packages_are_one_row_a_case(
 ) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     monkeypatch.setitem(sys.modules, "fla", None)
-    only = ("--only", "fla", "--lengths", "64,96")
+    only = ("--only", "fla NSA", "--only", "flash-attn ", "--lengths", "64,96")
     report, printed, folder = run(attention, tmp_path, *only)
     assert {row["case"] for row in report["rows"]} == {
         "fla NSA topk_blocks(16, 64) & causal",

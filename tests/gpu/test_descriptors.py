@@ -1,4 +1,4 @@
-"""Tiles by descriptors on a GPU: gradients are those of pointers, for whatever is laid out how."""
+"""Tiles of queries by descriptors on a GPU: gradients are those of pointers, for any layout."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_gradients_are_those_of_pointers(
     scores = torch.randn(2, 2, LENGTH, generator=generator).cuda()
     tensors = {"scores": scores.requires_grad_()} if compiled.tensors else {}
     described: list[object] = []
-    note_calls(descriptors, "_descriptor", described, monkeypatch)
-    note_calls(descriptors, "_for_gluon", described, monkeypatch)
+    for name in ("describe", "describe_rows", "describe_for_gluon"):
+        note_calls(descriptors, name, described, monkeypatch)
 
     def gradients(fewest: int) -> tuple[Tensor, ...]:
         monkeypatch.setattr(descriptors, "FEWEST_ROWS", fewest)
