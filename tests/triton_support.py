@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import triton
+import triton.experimental.gluon.language.nvidia.hopper  # copies triton.language as it is then
 from dense import Inputs, Result, Shape, blocks_of
 from interpreter_speed import make_types_once
 from torch import Tensor
