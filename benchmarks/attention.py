@@ -1,7 +1,7 @@
 """Times patterns beside their peers on one GPU, in one run, and checks what it times.
 
     python benchmarks/attention.py --output benchmarks/results/h200.json
-    python benchmarks/attention.py --matrix axes --only window --only cuDNN --output out/windows.json
+    python benchmarks/attention.py --matrix axes --only window --only cuDNN --output out/w.json
 
 `forward_ms`, `backward_ms` and `both_ms` are of public calls, selection and mask construction
 counted; `select_ms`, `kernel_forward_ms` and `kernel_backward_ms` are parts alone. All are medians
