@@ -10,6 +10,7 @@ import dataclasses
 import os
 import random
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -252,7 +253,11 @@ def test_lengths_select_by_the_same_kernels(length: int, monkeypatch: pytest.Mon
 
     def kernels(n: int) -> list[tuple[object, ...]]:
         scores = torch.empty(1, 8, n, device="meta")
-        monkeypatch.setattr(ahead_of_time, "_run", lambda module, _: module.select((scores,), n))
+
+        def select(module: Any, *_: object, **__: object) -> None:
+            module.select((scores,), n)
+
+        monkeypatch.setattr(ahead_of_time, "_run", select)
         launches = ahead_of_time._record(plan, "sm_90")
         return [(x.kernel.__name__, x.signature, x.constants, x.options) for x in launches]
 
