@@ -18,6 +18,7 @@ from attncomp.ir.schedule import DtypeName
 SCALE = 0.2
 TOLERANCE = 3e-4  # of outputs, whose weights are float16
 LSE_TOLERANCE = 1e-5  # of float32 sums of float16 products
+TILE = 32  # queries of FOUR, each for four heads
 
 
 FOUR = Shape(
@@ -116,7 +117,11 @@ def test_nan_scores_show_in_the_rows_that_see_them(
     rows = torch.zeros(lse.shape, dtype=torch.bool)
     rows[0, :4, place + lag :] = True
     assert torch.equal(found.isnan().all(-1), rows) and torch.equal(lse.isnan(), rows)
-    assert torch.equal(found[~rows], clean[~rows])
+    assert error_norm(found[~rows], clean[~rows]) <= TOLERANCE
+    # the tile that the NaN comes up in has its keys in another order, which rounds in another way
+    elsewhere = ~rows
+    elsewhere[0, :4, place + lag - (place + lag) % TILE : place + lag] = False
+    assert torch.equal(found[elsewhere], clean[elsewhere])
 
 
 MODIFIED = {
