@@ -64,6 +64,13 @@ def poisoned(inputs: Inputs) -> Inputs:
     return replace(inputs, k=k, v=v)
 
 
+def with_nan_score(inputs: Inputs, place: int) -> Inputs:
+    """The same inputs, but for one score of the first group."""
+    scores = inputs.scores.clone()
+    scores[0, 0, place] = torch.nan
+    return replace(inputs, scores=scores)
+
+
 class Pointer:
     """Addresses into a tensor's storage, in elements from its first one."""
 

@@ -40,12 +40,11 @@ _OFFSETS: Final = tuple(f"{name}_{axis}" for name in "qkv" for axis in ("batch",
 def refusal(plan: KernelPlan) -> str | None:
     """Why the forward of a plan is not for Hopper's template; None where it is."""
     rows = plan.schedule.packed_heads * plan.schedule.forward.queries
-    tests: tuple[tuple[bool, str], ...] = (
+    own = _first(
         (rows != _ROWS, f"tiles of {rows} rows"),
         (not plan.sweeps, "no sweeps of its own"),
     )
-    found = next((reason for met, reason in tests if met), None)
-    return _refusal(plan.problem) or found or _refusal_of(plan.sweeps)
+    return _refusal(plan.problem) or own or _refusal_of(plan.sweeps)
 
 
 def query_refusal(plan: KernelPlan) -> str | None:
@@ -60,34 +59,36 @@ def key_refusal(plan: KernelPlan) -> str | None:
     Those of contiguous sweeps: a consumer has no registers left for gates and modified logits.
     """
     contiguous = [sweep for sweep in plan.sweeps if sweep.source is None]
-    tests: tuple[tuple[bool, str], ...] = (
+    own = _first(
         (not contiguous, "no sweeps over contiguous keys"),
         (bool(selections_read_by_any(contiguous)), "contiguous keys under a selection"),
         (plan.modifiers.changes_logits, "logits under modifiers"),
     )
-    found = next((reason for met, reason in tests if met), None)
-    return _refusal(plan.problem) or found or _refusal_of(contiguous)
+    return _refusal(plan.problem) or own or _refusal_of(contiguous)
 
 
 def _refusal(problem: Problem) -> str | None:
     """Why none of the templates is for a problem."""
     widths = (problem.head_dim, problem.value_dim)
-    tests: tuple[tuple[bool, str], ...] = (
+    return _first(
         (problem.backend != "triton" or problem.target != TARGET, f"for {problem.target}"),
         (problem.dtype not in _DTYPES, f"of {problem.dtype}"),
         (any(width not in _WIDTHS for width in widths), f"head dims {widths[0]} and {widths[1]}"),
     )
-    return next((reason for met, reason in tests if met), None)
 
 
 def _refusal_of(sweeps: Sequence[SweepPlan]) -> str | None:
     """Why none of the templates is for some of these sweeps."""
     bounds = [sweep.bounds for sweep in sweeps if sweep.bounds is not None]
-    tests: tuple[tuple[bool, str], ...] = (
+    return _first(
         (any(sweep.walk is not None for sweep in sweeps), "lists of blocks"),
         (any(bool(bound.extent) for bound in bounds), "tables of key ranges"),
         (any(_reads_tables(sweep.condition) for sweep in sweeps), "conditions read tensors"),
     )
+
+
+def _first(*tests: tuple[bool, str]) -> str | None:
+    """The reason of the first test that is met; None where none is."""
     return next((reason for met, reason in tests if met), None)
 
 
@@ -179,7 +180,6 @@ class HopperView:
     """What a template needs of a plan: names of parameters and slots, and rings of numbers a key.
 
     gates: the selections that gates are of, if soft. sums: what the rows leave of gradients.
-    described: whether tiles are copied by descriptors.
     """
 
     shape: HopperShape
@@ -194,8 +194,12 @@ class HopperView:
     sums: tuple[str, ...] = ()
     factors: tuple[str, ...]
     slots: tuple[str, ...]
-    described: bool
     flags: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> bool:
+        """Whether descriptors copy tiles: none has rows, or numbers beside, that threads must."""
+        return not self.selections
 
     @property
     def parameters(self) -> list[str]:
@@ -256,7 +260,6 @@ def hopper_view(plan: KernelPlan) -> HopperView | None:
         tensors=("q", "k", "v", "out", "lse"),
         factors=("scale_log2",),
         slots=("q_slots", "k_slots", "v_slots", "out_slots"),
-        described=_described(plan),
     )
 
 
@@ -279,18 +282,12 @@ def hopper_query_view(plan: KernelPlan) -> HopperView | None:
         sums=(*thresholds, *triton_view.modifier_sums(plan.modifiers)),
         factors=("scale", "scale_log2"),
         slots=("q_slots", "dout_slots", "out_slots", "lse_slots", "k_slots", "v_slots", "dq_slots"),
-        described=_described(plan),
         flags=("HAS_DLSE",),
     )
 
 
 def _gates(plan: KernelPlan) -> tuple[int, ...]:
     return tuple(sorted({i for sweep in plan.sweeps for i in selections_of(sweep.gate)}))
-
-
-def _described(plan: KernelPlan) -> bool:
-    """Whether no tile has rows, or numbers beside them, that threads have to copy."""
-    return not selections_used(plan)
 
 
 def _arguments(plan: KernelPlan, soft: bool) -> tuple[triton_view.Argument, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dense import Inputs, Shape, blocks_of, dense_result
-from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned
+from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned, with_nan_score
 from torch import Tensor
 from triton_support import OVERFLOWS, error_norm, load_plan, wide
 
@@ -111,9 +111,7 @@ def test_nan_scores_show_in_the_rows_that_see_them(
     pattern, place, lag = f"sparsek(k=20, lag=5, gate='{gate}') | window(9)", 40, 5
     inputs = halves(FOUR, generator)
     clean, _ = run(pattern, FOUR, inputs, monkeypatch)
-    scores = inputs.scores.clone()
-    scores[0, 0, place] = torch.nan
-    found, lse = run(pattern, FOUR, replace(inputs, scores=scores), monkeypatch)
+    found, lse = run(pattern, FOUR, with_nan_score(inputs, place), monkeypatch)
     rows = torch.zeros(lse.shape, dtype=torch.bool)
     rows[0, :4, place + lag :] = True
     assert torch.equal(found.isnan().all(-1), rows) and torch.equal(lse.isnan(), rows)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dense import Inputs, Shape, dense_result
-from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned
+from gluon_support import emulate, halves, learned_tensors, plan_for, poisoned, with_nan_score
 from torch import Tensor
 from triton_support import OVERFLOWS, error_norm, load_plan, wide
 
@@ -91,10 +91,7 @@ def test_other_heads_do_not_leak(
 def test_nan_scores_show_in_the_rows_that_see_them(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = halves(ONE, generator)
-    scores = inputs.scores.clone()
-    scores[0, 0, 40] = torch.nan
-    inputs = replace(inputs, scores=scores)
+    inputs = with_nan_score(halves(ONE, generator), 40)
     dq = run(plan_for("sparsek(k=20, lag=5) | window(9)", ONE), inputs, monkeypatch)[0]
     rows = torch.zeros(dq.shape[:3], dtype=torch.bool)
     rows[0, :2, 45:] = True
