@@ -44,11 +44,9 @@ WIDE_TILES = {
     "FEWEST": 3,
     "LIST_ITEMS": 512,
     "FEW": 512,
+    "PART_ITEMS": 512,
     "ITEMS": 512,
-    "AHEAD": 512,
     "DIRECT": 64,
-    "WIDE": 512,
-    "SLOTS": 128,
 }
 
 

@@ -14,22 +14,22 @@ SHORTEST = 64  # times of an interval, at least as many as this on average
 PARTS = 8  # of an interval at least
 MANY = 64  # and at most
 PART = 256  # times of a part on average, where that is neither too few parts nor too many
-FEW = 64  # new keys of a part, as long as there are parts
+FEW = 24  # new keys of a part, as long as there are parts
 SURVIVORS = 8  # times k keys at most that a checkpoint hands on, beside as many as the sample, or
 LEFT = 16  # beside one of so many
-ROW_ITEMS = 4096  # keys of a row, of an interval, and of a list that a program takes at a time
+ROW_ITEMS = (
+    4096  # keys of a row, of an interval, and of lists of both that a program takes at a time
+)
 INTERVAL_ITEMS = 1024
 LIST_ITEMS = 256
+PART_ITEMS = 128
+LISTED = 1024  # and of what a sample leaves of a row
 SPAN_ITEMS = 1024  # keys that may be selected in a span of queries
 DIRECT = 4096  # queries whose tiles' lists are made from the row, not from segments' lists
-SAMPLE = 4096  # keys that a threshold is estimated from, in longer rows one of so many:
+SAMPLE = 1024  # keys that a threshold is estimated from, in longer rows one of so many:
 SAMPLED = 64
-SLOTS = 8  # changes of the thresholds that a program of the last launch takes at a time, and one
-WIDE = 32  # what that takes at a time: keys of a part, those of a slice, of these the ones that
-ITEMS = 16  # thresholds pass, and times
-AHEAD = 16
-FILL = 128
-TASKS = 8192  # programs of the last launch at most
+ITEMS = 64  # of a part, and times
+RUN = 128  # items of a part that are sorted in registers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,9 @@ class Level:
     interval's first k best are among them, how many other keys have a gate of 1 throughout, how
     many one in (0, 1), and how many items are old; the checkpoint's time, and how many survivors it
     has, or -1; reals [R, nodes + 1, 2] float64: delta, and the sum of those in (0, 1) relative to
-    the next theta. keys and values [R, capacity] hold the lists, on the second level also those of
-    the last launch; where they end stands in place of the list of the last checkpoint.
+    the next theta. keys and values [R, capacity] hold the lists; where they end stands in place of
+    the list of the last checkpoint. Those of the second level have a copy in order of scores behind
+    them, and of an interval there only what a checkpoint has.
     Survivors are the keys up to a checkpoint that matter later, up to `room`: [R, nodes + 1, room],
     on the first level.
     """
@@ -84,17 +85,11 @@ def levels(score: Tensor, kept: int) -> tuple[Level, Level]:
     nodes = intervals(n_keys - kept, rows)
     room = min(n_keys, SURVIVORS * kept + max(sampled(n_keys), n_keys // LEFT))
     parts = nodes * min(MANY, max(PARTS, 2 * (n_keys - kept) // (nodes * PART)))
-    slices = parts + n_keys // (SLOTS - 1)
-    listed = _list_capacity(n_keys, parts) + _list_capacity(n_keys, slices)
+    listed = 2 * _list_capacity(n_keys, parts)  # in order of time, and of scores
     return (
         _level(score, nodes, room, _list_capacity(n_keys, nodes)),
         _level(score, parts, 0, listed),
     )
-
-
-def task_room(rows: int, n_keys: int, parts: int) -> int:
-    """Room for the slices of all parts of the rows: how many, one unused, two numbers for each."""
-    return 2 + 2 * rows * (parts + n_keys // (SLOTS - 1))
 
 
 def _level(score: Tensor, nodes: int, room: int, capacity: int) -> Level:

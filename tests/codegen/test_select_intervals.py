@@ -33,12 +33,10 @@ NARROW = {
     "DIRECT": 0,
     "SAMPLE": 8,
     "SAMPLED": 4,
-    "SLOTS": 8,
-    "WIDE": 16,
+    "PART_ITEMS": 8,
     "ITEMS": 8,
-    "AHEAD": 8,
-    "FILL": 16,
-    "TASKS": 5,
+    "RUN": 16,
+    "LISTED": 16,
 }
 
 
@@ -131,6 +129,7 @@ def test_a_sample_is_enough_for_long_rows(
         *(scores, level.survivors, level.survivor_values, level.theta, level.ints, level.reals),
         *(k, n_keys, level.nodes, level.room, selection.sampled(n_keys)),
         BLOCK=selection.ROW_ITEMS,
+        LISTED=selection.LISTED,
     )
     for check in range(1, checks):
         prefix = scores[0, 0, : int(level.ints[0, check, 9]) + 1].double()

@@ -30,7 +30,6 @@ SELECT = [
     "interval_kernel",
     "part_checkpoint_kernel",
     "part_interval_kernel",
-    "time_kernel",
     "row_list_kernel",
     "list_kernel",
 ]
