@@ -61,6 +61,13 @@ def test_work_and_memory_grow_linearly(pattern: str, generator: torch.Generator)
     assert works[1].largest <= 4096 * 4 * 32 * 8  # a few times the size of q
 
 
+def test_lags_beyond_the_length_take_no_memory(generator: torch.Generator) -> None:
+    run_once = long_run(f"sparsek(k=4, lag={2**20})", 64, generator)
+    with Work() as work:
+        run_once()
+    assert work.largest < 2**20
+
+
 @pytest.mark.parametrize("pattern", LONG_PATTERNS[:2])
 def test_time_grows_linearly(pattern: str, generator: torch.Generator) -> None:
     """CPU seconds of one thread, the best of several interleaved runs."""
