@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
@@ -79,13 +79,16 @@ def limits(target: str) -> Limits:
     return LIMITS[target]
 
 
-def compile_plan(plan: KernelPlan, target: str) -> list[KernelReport]:
+def compile_plan(
+    plan: KernelPlan, target: str, *, names: Collection[str] | None = None
+) -> list[KernelReport]:
     """Compile all kernels that `select`, `forward` and `backward` of a Triton plan launch.
 
     One report a kernel, in the order of their first launch; a kernel launched with different
-    constants has one for each, numbered from the second on. Needs no GPU. Raises BackendError for
-    a plan of another backend, an unknown target, Triton missing or in its interpreter, and for a
-    kernel that does not compile.
+    constants has one for each, numbered from the second on. names: of the reports that are wanted;
+    no other kernel is compiled. Needs no GPU. Raises BackendError for a plan of another backend, an
+    unknown target, a name of no kernel, Triton missing or in its interpreter, and for a kernel that
+    does not compile.
     """
     if plan.problem.backend != "triton":
         raise BackendError(
@@ -93,14 +96,26 @@ def compile_plan(plan: KernelPlan, target: str) -> list[KernelReport]:
         )
     found = limits(target)
     _require_compiler()
-    reports: list[KernelReport] = []
+    launches = _named(launch for module in plan.modules for launch in _record(module, target))
+    wanted = launches if names is None else names
+    for name in wanted:
+        if name not in launches:
+            known = ", ".join(launches)
+            raise BackendError(f"ahead-of-time kernel: expected one of {known}, found {name!r}")
+    return [
+        _compile(launch, name, target, found) for name, launch in launches.items() if name in wanted
+    ]
+
+
+def _named(launches: Iterable[_Launch]) -> dict[str, _Launch]:
+    """Launches by the names of their reports."""
     counts: dict[str, int] = {}
-    for launch in (launch for module in plan.modules for launch in _record(module, target)):
+    named: dict[str, _Launch] = {}
+    for launch in launches:
         name = launch.kernel.__name__
         counts[name] = counts.get(name, 0) + 1
-        shown = name if counts[name] == 1 else f"{name}#{counts[name]}"
-        reports.append(_compile(launch, shown, target, found))
-    return reports
+        named[name if counts[name] == 1 else f"{name}#{counts[name]}"] = launch
+    return named
 
 
 def _require_compiler() -> None:

@@ -145,26 +145,29 @@ def test_contiguous_sweeps_fit(pattern: str, target: str, head_dim: int, dtype: 
 
 
 @pytest.mark.parametrize(
-    ("pattern", "target"),
+    ("pattern", "target", "also"),
     [
-        ('sparsek(k=64, gate="hard") - window(8)', "sm_80"),
-        ('sparsek(k=64, gate="logit")', "sm_90"),
+        ('sparsek(k=64, gate="hard") - window(8)', "sm_80", SELECT),
+        ('sparsek(k=64, gate="logit")', "sm_90", []),  # selects as the reference pattern does
     ],
 )
-def test_gate_modes_fit(pattern: str, target: str) -> None:
+def test_gate_modes_fit(pattern: str, target: str, also: list[str]) -> None:
     plan = plan_for(pattern, target)
-    reports = compile_plan(plan, target)
-    assert [report.name for report in reports] == [*SELECT, *attending(plan)]
+    names = [*also, *attending(plan)]
+    reports = compile_plan(plan, target, names=names)
+    assert [report.name for report in reports] == names
     assert_fit(reports, target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_of_queries_are_copied_by_descriptors(target: str) -> None:
     plan = plan_for("sparsek(k=64) | window(64)", target, head_dim=128)
-    text = {report.name: report.text for report in compile_plan(plan, target)}
     keys = "backward_key_kernel" if plan.hopper_keys is None else "hopper_key_kernel"
-    for name in ("backward_gathered_0_kernel", keys):
-        assert ("cp.async.bulk.tensor" in text[name]) == (target in ("sm_90", "sm_100")), name
+    reports = compile_plan(plan, target, names=["backward_gathered_0_kernel", keys])
+    assert len(reports) == 2
+    for report in reports:
+        copied = "cp.async.bulk.tensor" in report.text
+        assert copied == (target in ("sm_90", "sm_100")), report.name
 
 
 MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'
@@ -175,10 +178,10 @@ MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'
     [("causal", "sm_90"), ("causal", "gfx942"), ("sparsek(k=64, lag=32) | window(32)", "sm_90")],
 )
 def test_modifiers_fit(pattern: str, target: str) -> None:
-    reports = compile_plan(plan_for(f"{pattern} with {MODIFIERS}", target), target)
-    assert {"forward_kernel", "backward_query_kernel", "backward_key_kernel"} <= {
-        report.name for report in reports
-    }
+    """No modifier changes the kernels that select."""
+    plan = plan_for(f"{pattern} with {MODIFIERS}", target)
+    reports = compile_plan(plan, target, names=attending(plan))
+    assert [report.name for report in reports] == attending(plan)
     assert_fit(reports, target)
 
 
@@ -280,6 +283,19 @@ def test_each_variant_of_a_kernel_is_reported(monkeypatch: pytest.MonkeyPatch) -
         ]
         assert all(report.spills == 0 for report in reports)
         assert ".entry copy_kernel" in reports[1].text
+
+
+def test_wanted_kernels_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = module_with(monkeypatch, "wrong_kernel", "tl.static_assert(BLOCK == 65, 'BLOCK is off')")
+    for names in (["copy_kernel#2"], {"copy_kernel", "copy_kernel#2"}, []):
+        reports = compile_plan(plan, "sm_90", names=names)
+        assert [report.name for report in reports] == sorted(names)
+    with pytest.raises(BackendError) as caught:
+        compile_plan(plan, "sm_90", names=["copy_kernel", "copy"])
+    assert str(caught.value) == (
+        "ahead-of-time kernel: expected one of copy_kernel, copy_kernel#2, wrong_kernel, "
+        "found 'copy'"
+    )
 
 
 def test_a_kernel_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,14 @@ def test_they_fit(pattern: str, dtype: DtypeName, described: bool) -> None:
     problem = Problem(
         backend="triton", target=TARGET, dtype=dtype, head_dim=128, value_dim=128, unit_heads=4
     )
-    reports = {report.name: report for report in compile_plan(lower(pattern, problem), TARGET)}
-    for name, most in SPILLS.items():
-        report = reports[name]
+    reports = compile_plan(lower(pattern, problem), TARGET, names=SPILLS)
+    assert [report.name for report in reports] == [*SPILLS]
+    for report in reports:
+        name = report.name
         assert report.shared <= limits(TARGET).shared
-        assert report.spills <= most  # what a work item begins with, not what loops over tiles have
+        assert (
+            report.spills <= SPILLS[name]
+        )  # what a work item begins with, not what loops over tiles have
         assert "wgmma.mma_async" in report.text
         # K and V, or Q and dout; rows that have no descriptors are copied by 16 bytes
         assert ("cp.async.bulk.tensor" in report.text) == (described or name == KEYS)
