@@ -20,7 +20,7 @@ import pytest
 import torch
 from dense import Inputs, Shape, random_inputs
 from torch import Tensor
-from triton_support import make_problem
+from triton_support import make_problem, untraced
 
 from attncomp.codegen.lower import lower
 from attncomp.codegen.plan import KernelPlan
@@ -316,9 +316,10 @@ class _Kernel:
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         def launch(*args: Any, num_warps: int, enable_fp_fusion: bool, **constants: Any) -> None:
             given = [_argument(value) for value in args]
-            for number in range(grid[0]):
-                _program.number, _program.count = number, grid[0]
-                self.function(*given, **constants)
+            with untraced():
+                for number in range(grid[0]):
+                    _program.number, _program.count = number, grid[0]
+                    self.function(*given, **constants)
 
         return launch
 

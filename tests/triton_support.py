@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,15 +94,24 @@ def _patch_once_a_launch(patch: pytest.MonkeyPatch) -> None:
 
     def launched(executor: Any, *args: Any, **keywords: Any) -> Any:
         patched.clear()
-        tracer = sys.gettrace()
-        sys.settrace(None)  # coverage measures no kernel, and would double its time
-        try:
+        with untraced():
             return launch(executor, *args, **keywords)
-        finally:
-            sys.settrace(tracer)
 
     patch.setattr(machinery, "_patch_lang", once)
     patch.setattr(machinery.GridExecutor, "__call__", launched)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Within it, coverage traces no thread: it measures no kernel, and takes longer than one."""
+    here, elsewhere = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(here)
+        threading.settrace(elsewhere)
 
 
 def _modules_seen(function: Any) -> list[ModuleType]:
