@@ -53,10 +53,13 @@ def functions(source: str) -> dict[str, ast.FunctionDef]:
     return {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
 
-def segment(source: str, node: ast.AST) -> str:
-    text = ast.get_source_segment(source, node)
-    assert text is not None
-    return text
+def segment(source: str, node: ast.stmt) -> str:
+    """The text of a statement; `ast.get_source_segment` looks at every character of the source."""
+    assert node.end_lineno is not None and node.end_col_offset is not None
+    lines = source.split("\n")[node.lineno - 1 : node.end_lineno]
+    lines[-1] = lines[-1].encode()[: node.end_col_offset].decode()
+    lines[0] = lines[0].encode()[node.col_offset :].decode()
+    return "\n".join(lines)
 
 
 def loops(source: str, function: str) -> list[str]:

@@ -21,7 +21,10 @@ from attncomp.frontend.reader import tokens
 SEED = 20240616
 COUNT = 4000
 LIMIT = 0.010  # seconds of CPU time a text
-SLOWED = 5  # by how much a coverage tracer on a busy machine may stretch a text's time
+SLOWED = 5  # by how much a busy machine may stretch a text's time
+
+# Other tests run nearly all of the same lines; traced, these here would take three times as long.
+pytestmark = pytest.mark.no_cover
 
 GOOD = (
     "sparsek(k=512, lag=256) | window(256)",
