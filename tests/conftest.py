@@ -13,7 +13,7 @@ from torch.utils import deterministic
 
 # No deadline: the first example of a test may compile or render. `make test` runs the profile ci.
 settings.register_profile("dev", deadline=None, max_examples=25)
-settings.register_profile("ci", deadline=None, max_examples=50, print_blob=True)
+settings.register_profile("ci", deadline=None, max_examples=40, print_blob=True)
 settings.load_profile("dev")
 
 
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--targets",
         choices=("drawn", "all"),
         default="drawn",
-        help="compile each shipped pattern for two GPUs, drawn anew in each run, or for all",
+        help="compile each shipped pattern for one GPU, drawn anew in each run, or for all",
     )
 
 
