@@ -233,7 +233,7 @@ def test_nan_queries_stay_in_their_rows(pattern: str, generator: torch.Generator
         assert torch.equal(getattr(found, name)[0][~rows], getattr(clean, name)[0][~rows])
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(pattern=sparse_ks(), problem=problems(max_length=90))
 def test_select_is_that_of_the_torch_backend(
     pattern: Call, problem: tuple[Shape, Tensor, int]
