@@ -32,6 +32,8 @@ SPECS = (
 )
 PATTERN = attncomp.compile(SPEC)
 OPS = torch.ops.attncomp
+# Tests in which torch itself compiles most of the time; traced, that takes three times as long.
+UNTRACED = pytest.mark.no_cover
 
 
 def leaves(
@@ -96,6 +98,7 @@ def test_opcheck_of_lists_of_words(generator: torch.Generator) -> None:
     torch.library.opcheck(OPS.list_words.default, (table, lower, upper))
 
 
+@UNTRACED
 def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> None:
     torch._dynamo.reset()
     counters.clear()
@@ -120,6 +123,7 @@ def test_walks_are_compiled_once_for_all_lengths(generator: torch.Generator) -> 
     assert not counters["graph_break"]
 
 
+@UNTRACED
 @pytest.mark.parametrize(
     "source",
     ["where(ids[b, q] <= ids[b, k])", "where(q // 8 != k // 8 and ids[b, q] == ids[b, k] - 1)"],
@@ -142,6 +146,7 @@ def test_extents_are_compiled_once_for_all_lengths(source: str, generator: torch
     assert not counters["graph_break"]
 
 
+@UNTRACED
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_once_for_all_lengths(backend: str, generator: torch.Generator) -> None:
     torch._dynamo.reset()
