@@ -47,6 +47,7 @@ WIDE_TILES = {
     "FEW": 512,
     "PART_ITEMS": 512,
     "ITEMS": 512,
+    "RUN": 4,
     "DIRECT": 64,
 }
 

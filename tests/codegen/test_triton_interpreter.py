@@ -244,7 +244,7 @@ def test_select_is_that_of_the_torch_backend(
 
 @pytest.mark.parametrize("kind", ["normal", "ties", "ascending", "descending"])
 def test_select_over_many_segments(kind: str, generator: torch.Generator) -> None:
-    scores = score_tensor(kind, (2, 2, 700), generator).float()
+    scores = score_tensor(kind, (1, 2, 700), generator).float()
     check_select("sparsek(k=40, lag=9)", scores, 600)
 
 
