@@ -53,6 +53,7 @@ def run(
     return json.loads(output.read_text(encoding="utf-8")), done.output, output.parent
 
 
+@pytest.mark.no_cover  # torch compiles most of the time: traced, that takes twice as long
 def test_every_case_is_measured_and_right(
     attention: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

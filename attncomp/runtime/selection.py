@@ -17,9 +17,7 @@ PART = 256  # times of a part on average, where that is neither too few parts no
 FEW = 24  # new keys of a part, as long as there are parts
 SURVIVORS = 8  # times k keys at most that a checkpoint hands on, beside as many as the sample, or
 LEFT = 16  # beside one of so many
-ROW_ITEMS = (
-    4096  # keys of a row, of an interval, and of lists of both that a program takes at a time
-)
+ROW_ITEMS = 4096  # of a row, an interval, the lists of both: keys that a program takes at a time
 INTERVAL_ITEMS = 1024
 LIST_ITEMS = 256
 PART_ITEMS = 128
