@@ -22,12 +22,12 @@ INTERVAL_ITEMS = 1024
 LIST_ITEMS = 256
 PART_ITEMS = 128
 LISTED = 1024  # and of what a sample leaves of a row
+ITEMS = 64  # of a part, and times
+RUN = 128  # items of a part that are sorted in registers
 SPAN_ITEMS = 1024  # keys that may be selected in a span of queries
 DIRECT = 4096  # queries whose tiles' lists are made from the row, not from segments' lists
 SAMPLE = 1024  # keys that a threshold is estimated from, in longer rows one of so many:
 SAMPLED = 64
-ITEMS = 64  # of a part, and times
-RUN = 128  # items of a part that are sorted in registers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

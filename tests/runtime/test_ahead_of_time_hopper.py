@@ -29,9 +29,8 @@ def test_they_fit(pattern: str, dtype: DtypeName, described: bool) -> None:
     for report in reports:
         name = report.name
         assert report.shared <= limits(TARGET).shared
-        assert (
-            report.spills <= SPILLS[name]
-        )  # what a work item begins with, not what loops over tiles have
+        # what a work item begins with, not what loops over tiles have
+        assert report.spills <= SPILLS[name]
         assert "wgmma.mma_async" in report.text
         # K and V, or Q and dout; rows that have no descriptors are copied by 16 bytes
         assert ("cp.async.bulk.tensor" in report.text) == (described or name == KEYS)
