@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.experimental.gluon.language.nvidia.hopper  # copies triton.language as it is then
 from dense import Inputs, Result, Shape, blocks_of
-from interpreter_speed import make_types_once
+from interpreter_speed import hasten
 from torch import Tensor
 from triton.language import core as _core
 from triton.runtime import interpreter as machinery
@@ -68,7 +68,7 @@ def interpreter() -> Iterator[None]:
                 if isinstance(member, triton.JITFunction):
                     setattr(space, name, _interpreted(member.fn))
         _patch_once_a_launch(patch)
-        make_types_once(patch)
+        hasten(patch)
         for name, size in WIDE_TILES.items():
             patch.setattr(selection, name, size)
         try:
