@@ -46,7 +46,8 @@ WIDE_TILES = {
     "LIST_ITEMS": 512,
     "FEW": 512,
     "PART_ITEMS": 512,
-    "ITEMS": 512,
+    "ITEMS": 128,
+    "TIMES": 32,
     "RUN": 4,
     "DIRECT": 64,
 }
