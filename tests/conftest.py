@@ -13,7 +13,7 @@ from torch.utils import deterministic
 
 # No deadline: the first example of a test may compile or render. `make test` runs the profile ci.
 settings.register_profile("dev", deadline=None, max_examples=25)
-settings.register_profile("ci", deadline=None, max_examples=40, print_blob=True)
+settings.register_profile("ci", deadline=None, max_examples=30, print_blob=True)
 settings.load_profile("dev")
 
 

@@ -19,7 +19,7 @@ from attncomp.frontend.parser import parse
 from attncomp.frontend.reader import tokens
 
 SEED = 20240616
-COUNT = 4000
+COUNT = 3000
 LIMIT = 0.010  # seconds of CPU time a text
 SLOWED = 5  # by how much a busy machine may stretch a text's time
 
@@ -197,10 +197,10 @@ def test_fuzz_with_a_fresh_seed(seed: int) -> None:
 
 
 def test_shipped_files_cut_short() -> None:
-    """Every beginning of every shipped file is a file or a PatternError."""
+    """Wherever a shipped file ends, it is a file or a PatternError."""
     for path in sorted(Path(shipped_folder()).rglob("*.attn")):
         text = path.read_text(encoding="utf-8")
-        for end in range(0, len(text), 3):
+        for end in range(len(text) % 5, len(text), 5):
             try_file(text[:end])
 
 

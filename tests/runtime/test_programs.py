@@ -40,7 +40,7 @@ def call_inputs(program: Expr, problem: tuple[Shape, Tensor, int]) -> Call:
 
 
 @pytest.mark.no_cover  # templates' loops over a plan, traced, take twice as long
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(program=programs(), problem=problems(max_length=20))
 def test_torch(program: Expr, problem: tuple[Shape, Tensor, int]) -> None:
     tensors, tables = call_inputs(program, problem)
