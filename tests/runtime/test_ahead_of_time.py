@@ -60,8 +60,8 @@ def plan_for(
     return lower(pattern, problem)
 
 
-def attending(plan: KernelPlan, *, every: bool = True) -> list[str]:
-    """The kernels of sweeps; those that are for some calls alone, behind the others, if every."""
+def attending(plan: KernelPlan) -> list[str]:
+    """The kernels of sweeps; those that are for some calls alone come behind the others."""
     hopper = {
         "forward_kernel": ("hopper_forward_kernel", plan.hopper),
         "backward_query_kernel": ("hopper_query_kernel", plan.hopper_query),
@@ -71,7 +71,7 @@ def attending(plan: KernelPlan, *, every: bool = True) -> list[str]:
     forward, query, keys = first.values()
     found = [forward, query, *(GATHERED if plan.selections else []), keys]
     found += SCORES if plan.differentiable_scores else []
-    return found + [name for name in hopper if every and first[name] != name]
+    return found + [name for name in hopper if first[name] != name]
 
 
 def assert_fit(reports: list[KernelReport], target: str, dtype: DtypeName = "bfloat16") -> None:
@@ -184,11 +184,10 @@ MODIFIERS = 'softcap(30), alibi(slopes="slopes"), bias(64), sink'
     [("causal", "sm_90"), ("causal", "gfx942"), ("sparsek(k=64, lag=32) | window(32)", "sm_90")],
 )
 def test_modifiers_fit(pattern: str, target: str) -> None:
-    """No modifier changes the kernels that select; gfx942 has those of some calls alone."""
+    """No modifier changes the kernels that select."""
     plan = plan_for(f"{pattern} with {MODIFIERS}", target)
-    names = attending(plan, every=False)
-    reports = compile_plan(plan, target, names=names)
-    assert [report.name for report in reports] == names
+    reports = compile_plan(plan, target, names=attending(plan))
+    assert [report.name for report in reports] == attending(plan)
     assert_fit(reports, target)
 
 
