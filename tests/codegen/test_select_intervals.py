@@ -128,8 +128,8 @@ def test_a_sample_is_enough_for_long_rows(
     module.checkpoint_kernel[(checks,)](
         *(scores, level.survivors, level.survivor_values, level.theta, level.ints, level.reals),
         *(k, n_keys, level.nodes, level.room, selection.sampled(n_keys)),
-        BLOCK=selection.ROW_ITEMS,
-        LISTED=selection.LISTED,
+        ROW=selection.ROW_ITEMS,
+        BLOCK=selection.LISTED,
     )
     for check in range(1, checks):
         prefix = scores[0, 0, : int(level.ints[0, check, 9]) + 1].double()
