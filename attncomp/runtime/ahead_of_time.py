@@ -29,6 +29,7 @@ from attncomp.ir.shared_memory import SHARED_KIB
 from attncomp.runtime.cache import private_directory
 from attncomp.runtime.extents import Call
 from attncomp.runtime.loader import load_module
+from attncomp.runtime.stand_in import StandIn
 from attncomp.runtime.tables import BlockParts, block_state
 
 
@@ -142,23 +143,6 @@ class _Launch:
     options: dict[str, object]
 
 
-class _Recorder:
-    """Stands in a module in place of a kernel; `recorder[grid](...)` notes the launch."""
-
-    def __init__(self, kernel: Any, backend: Any, launches: list[_Launch]) -> None:
-        self._kernel = kernel
-        self._backend = backend
-        self._launches = launches
-
-    def __getitem__(self, grid: object) -> _Recorder:
-        return self
-
-    def __call__(self, *args: object, **keywords: object) -> None:
-        launch = _specialise(self._kernel, self._backend, args, keywords)
-        if launch not in self._launches:
-            self._launches.append(launch)
-
-
 def _specialise(
     kernel: Any, backend: Any, args: tuple[object, ...], keywords: dict[str, object]
 ) -> _Launch:
@@ -266,12 +250,20 @@ def _recorders(module: ModuleType, backend: Any, launches: list[_Launch]) -> Ite
     """Within it, the kernels of a module note their launches instead of running."""
     import triton
 
+    def noted(kernel: Any) -> StandIn:
+        def note(args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            launch = _specialise(kernel, backend, args, keywords)
+            if launch not in launches:
+                launches.append(launch)
+
+        return StandIn(note)
+
     kernels = {
         n: value for n, value in vars(module).items() if isinstance(value, triton.JITFunction)
     }
     try:
         for name, kernel in kernels.items():
-            setattr(module, name, _Recorder(kernel, backend, launches))
+            setattr(module, name, noted(kernel))
         yield
     finally:
         vars(module).update(kernels)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attncomp.codegen.plan import KernelPlan
 from attncomp.runtime.quick_launch import QuickLaunch
+from attncomp.runtime.stand_in import StandIn
 from attncomp.runtime.strides import Kernels, composed
 
 T = TypeVar("T")
@@ -158,27 +159,17 @@ def _warm_up(launch: Launch, parsed: threading.Event) -> Any:
             kernel.ASTSource = original
 
 
-class _Note:
-    """Stands in a module in place of a kernel; `note[grid](...)` notes the launch."""
-
-    def __init__(self, kernel: QuickLaunch, launches: list[Launch]) -> None:
-        self._kernel = kernel
-        self._launches = launches
-
-    def __getitem__(self, grid: object) -> _Note:
-        return self
-
-    def __call__(self, *args: Any, **keywords: Any) -> None:
-        self._launches.append(Launch(self._kernel, args, keywords))
-
-
 def _noting(kernels: Kernels, launches: list[Launch]) -> Kernels:
     """Copies of a module's functions that note launches; the module itself serves all threads."""
+
+    def noted(kernel: QuickLaunch) -> StandIn:
+        return StandIn(lambda args, keywords: launches.append(Launch(kernel, args, keywords)))
+
     module = kernels.forward.__globals__
     copy = dict(module)
     for name, value in module.items():
         if isinstance(value, QuickLaunch):
-            copy[name] = _Note(value, launches)
+            copy[name] = noted(value)
         elif isinstance(value, FunctionType) and value.__globals__ is module:
             copy[name] = FunctionType(value.__code__, copy, name, value.__defaults__)
     return Kernels(copy["select"], copy["forward"], copy["backward"])
