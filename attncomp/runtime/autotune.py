@@ -27,6 +27,7 @@ from attncomp.errors import BackendError
 from attncomp.ir.neighbours import neighbours, parts_of
 from attncomp.ir.schedule import Part, Schedule
 from attncomp.runtime.cache import cache_key, default_cache
+from attncomp.runtime.descriptors import can_describe
 from attncomp.runtime.program import plan_of_call, program, target_of
 from attncomp.runtime.search import Found, fastest
 
@@ -148,15 +149,23 @@ def _search(
         # Hopper have keys, warps and stages of their own.
         found = neighbours(schedule, part, plan.problem, gathered=gathered)
         plans = {s: lower(pattern, plan.problem, schedule=s) for s in found}
-        return [s for s, p in plans.items() if p.schedule == s and not _is_for_hopper(p, part)]
+        tried = [s for s, p in plans.items() if p.schedule == s]
+        return [s for s in tried if not _is_for_hopper(plans[s], part, runs.described)]
 
     parts = parts_of(plan.problem, gathered=gathered, gradients=sample.gradients)
     return fastest(plan.schedule, parts, near, runs.milliseconds, note)
 
 
-def _is_for_hopper(plan: KernelPlan, part: Part) -> bool:
-    """Whether a part's tile is for calls alone that the kernel for Hopper leaves."""
-    shapes = {"forward": plan.hopper, "backward_query": plan.hopper_query}
+def _is_for_hopper(plan: KernelPlan, part: Part, described: bool) -> bool:
+    """Whether a part's tile is for calls alone that the kernel for Hopper leaves.
+
+    described: whether the call's backward has descriptors of tiles, which that of dk and dv takes.
+    """
+    shapes = {
+        "forward": plan.hopper,
+        "backward_query": plan.hopper_query,
+        "backward_contiguous": plan.hopper_keys if described else None,
+    }
     return shapes.get(part) is not None
 
 
@@ -167,6 +176,14 @@ class _Runs:
         self._pattern, self._problem, self._sample = pattern, problem, sample
         given = (sample.q, sample.k, sample.v, *sample.scores)
         self._q, self._k, self._v, *self._scores = (torch.empty_like(t).normal_() for t in given)
+
+    @property
+    def described(self) -> bool:
+        """Whether the backward's kernels get tiles by descriptors."""
+        q, k, v = self._q, self._k, self._v
+        rows = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        dout = q.new_empty(*q.shape[:3], v.shape[3])
+        return can_describe(q, k, v, dout, rows, rows)
 
     def milliseconds(self, schedule: Schedule, part: Part) -> float:
         """The time of the pass that a part is in: on torch, where parts share a tile, of both."""

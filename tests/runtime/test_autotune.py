@@ -93,24 +93,34 @@ def test_noise_moves_nothing() -> None:
     assert best == FIRST and report.before == report.after == 1.0
 
 
+@pytest.mark.parametrize("described", [False, True])
 @pytest.mark.parametrize(
     ("pattern", "same"),
     [("window(6)", {"forward", "backward_query"}), ("window(6) with bias(3)", {"forward"})],
 )
 def test_tiles_that_a_kernel_for_hopper_has_not_are_not_timed(
-    pattern: str, same: set[Part], monkeypatch: pytest.MonkeyPatch
+    pattern: str, same: set[Part], described: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of these parts the first schedule alone is timed, and others that have no such kernel."""
     clock = Landscape(keys=16, warps=8)
-    runs = SimpleNamespace(milliseconds=clock)
+    runs = SimpleNamespace(milliseconds=clock, described=described)
     monkeypatch.setattr(autotune, "_Runs", lambda *_: runs)
     sample: Any = SimpleNamespace(gradients=True)
     plan = lower(pattern, PROBLEM)
     autotune._search(pattern, "", plan, sample, lambda schedule, part: None)
-    for part in ("forward", "backward_query", "backward_contiguous"):
+    for part in ("forward", "backward_query"):
         plans = [lower(pattern, PROBLEM, schedule=s) for s, timed in clock.timed if timed == part]
         has = [p.hopper if part == "forward" else p.hopper_query for p in plans]
         assert (len([shape for shape in has if shape is not None]) == 1) == (part in same)
+    alone = described and plan.hopper_keys is not None
+    assert (len([s for s, timed in clock.timed if timed == "backward_contiguous"]) == 1) == alone
+
+
+@pytest.mark.parametrize(("length", "described"), [(1 << 16, False), (1 << 17, True)])
+def test_long_calls_have_descriptors(length: int, described: bool) -> None:
+    tensor = torch.empty(1, 1, length, 64, dtype=torch.bfloat16)
+    sample = autotune.Sample(tensor, tensor, tensor, (), (), 0.125, gradients=True)
+    assert autotune._Runs("window(6)", "", sample).described == described
 
 
 @pytest.fixture
