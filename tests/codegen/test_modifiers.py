@@ -108,7 +108,9 @@ def check_triton(
     actual = module_gradients(interpreted_kernels(plan), plan, inputs, learned, **options)
     expected = dense_gradients(pattern, wide(inputs), exact, **options)
     errors = {name: error_norm(actual[name], expected[name]) for name in expected}
-    wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE}
+    # The gradient of a slope is a sum of numbers as large as distances.
+    sizes = {"slopes": max(shape.n_queries, shape.n_keys)}
+    wrong = {name: e for name, e in errors.items() if not e <= TOLERANCE * sizes.get(name, 1)}
     assert not wrong, wrong
 
 
