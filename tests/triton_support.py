@@ -49,7 +49,7 @@ WIDE_TILES = {
     "ITEMS": 128,
     "TIMES": 32,
     "RUN": 4,
-    "DIRECT": 64,
+    "SPANS": 8,
 }
 
 

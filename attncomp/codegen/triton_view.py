@@ -179,7 +179,7 @@ def size_names(plan: KernelPlan) -> list[str]:
     names += ["n_children", "n_parents", "child_capacity", "parent_capacity"]
     names += ["first_time", "span", "children_each", *FullBox._fields]
     if plan.selections:
-        names += ["n_nodes", "n_sampled", "room", "tile_capacity"]
+        names += ["n_nodes", "n_sampled", "room", "part_capacity", "n_parts", "part_span"]
     names += [f"{name}_{axis}" for name in "qkv" for axis in ("batch", "head", "row")]
     names += ["groups_walked"] if plan.differentiable_scores else []
     for i in range(len(plan.selections)):

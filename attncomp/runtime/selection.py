@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ ITEMS = 32  # of a part
 TIMES = 16  # of a part at which something changes: all that happens in it then is found at once
 RUN = 64  # items of a part that are sorted in registers
 SPAN_ITEMS = 2048  # keys that may be selected in a span of queries
-DIRECT = 4096  # queries whose tiles' lists are made from the row, not from segments' lists
+SPANS = 16  # of queries whose lists are made from the row, if segments are longer
 SAMPLE = 1024  # keys that a threshold is estimated from, in longer rows one of so many:
 SAMPLED = 64
 
@@ -72,6 +73,17 @@ def sampled(n_keys: int) -> int:
     A share of long rows: the fewer of the k best are in a sample, the more keys it leaves.
     """
     return max(SAMPLE, n_keys // SAMPLED)
+
+
+def part_span(n_queries: int, spans: Sequence[int]) -> int:
+    """The other span of queries whose lists are made from the row: part of the first, or that one.
+
+    spans: from `launch.list_spans`. Lists of tiles are made from those of parts: these are shorter.
+    """
+    if len(spans) != 2:
+        return spans[0]
+    span = 1 << max(n_queries // SPANS, 1).bit_length() - 1
+    return min(spans[0], max(spans[1], span))
 
 
 def levels(score: Tensor, kept: int) -> tuple[Level, Level]:

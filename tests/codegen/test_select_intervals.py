@@ -30,7 +30,7 @@ NARROW = {
     "INTERVAL_ITEMS": 32,
     "LIST_ITEMS": 32,
     "SPAN_ITEMS": 32,
-    "DIRECT": 0,
+    "SPANS": 1,
     "SAMPLE": 8,
     "SAMPLED": 4,
     "PART_ITEMS": 8,
@@ -80,13 +80,14 @@ def test_modes(gate: str, k: int, narrow: None, generator: torch.Generator) -> N
     check_select(f"sparsek(k={k}, gate={gate!r})", scores, 50)
 
 
+@pytest.mark.parametrize("spans", [1, 3, 60])  # of whole segments, parts of them, or tiles
 @pytest.mark.parametrize("gate", ["hard", "key_value"])
-def test_lists_of_tiles_from_the_row(
-    gate: str, narrow: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+def test_lists_from_the_row(
+    gate: str, spans: int, narrow: None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    monkeypatch.setattr(selection, "DIRECT", 60)
-    scores = torch.randn(1, 2, 60, generator=generator)
-    check_select(f"sparsek(k=9, lag=3, gate={gate!r})", scores, 57)
+    monkeypatch.setattr(selection, "SPANS", spans)
+    scores = torch.randn(1, 2, 70, generator=generator)
+    check_select(f"sparsek(k=9, lag=3, gate={gate!r})", scores, 67)
 
 
 def test_scores_of_64_bits(narrow: None, generator: torch.Generator) -> None:
