@@ -67,6 +67,11 @@ class SweepView:
         return not self.listed and not others and set(_NAME.findall(self.mask)) == {"distance"}
 
     @property
+    def in_bits(self) -> bool:
+        """Whether masks are made of bits at once: those that no head and no product changes."""
+        return not self.spread and not self.decided
+
+    @property
     def filtered(self) -> bool:
         """Whether pairs of listed keys ask for more than the selection that lists them."""
         return bool(self.mask or self.spread or self.decided or self.keyed)
