@@ -13,7 +13,7 @@ from attncomp.codegen.hopper import hopper_query_view, hopper_view
 from attncomp.codegen.hopper_keys import hopper_keys_view
 from attncomp.codegen.plan import KernelPlan
 from attncomp.codegen.state import state_fields
-from attncomp.codegen.torch_view import sweep_views
+from attncomp.codegen.torch_view import cache_line, sweep_views
 
 
 def _block(text: str, columns: int) -> str:
@@ -87,6 +87,7 @@ def render(plan: KernelPlan) -> str:
         hopper_query=hopper_query_view(plan),
         hopper_keys=hopper_keys_view(plan),
         sweeps=sweep_views(plan),
+        cache_line=cache_line(plan),
         log2e=math.log2(math.e),
         gate_text=functools.partial(expressions.gate_text, dialect=dialect),
         owner_texts=functools.partial(expressions.owner_texts, dialect=dialect),

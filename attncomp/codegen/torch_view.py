@@ -87,6 +87,11 @@ def sweep_views(plan: KernelPlan) -> list[SweepView]:
     return [_view(plan, index) for index in range(len(plan.sweeps))]
 
 
+def cache_line(plan: KernelPlan) -> int:
+    """How many scores fill a cache line of 64 bytes: blocks of keys have a multiple of these."""
+    return 8 if plan.problem.dtype == "float64" else 16
+
+
 def _view(plan: KernelPlan, index: int) -> SweepView:
     sweep = plan.sweeps[index]
     residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""

@@ -1,9 +1,9 @@
 """What a picture of a pattern shows, as data: gates, the sweeps that own them, and what is visited.
 
 What is visited comes from the plan, by the expressions that the kernels run: the bounds of
-contiguous sweeps, their lists of blocks and the selections' lists of keys. Which pairs are attended
-comes from the dense meaning of the pattern. A picture thus shows both, and the pairs between them
-that cost time only.
+contiguous sweeps, their lists of blocks and the selections' lists of keys, without the keys that
+the torch backend adds to fill cache lines. Which pairs are attended comes from the dense meaning of
+the pattern. A picture thus shows both, and the pairs between them that cost time only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the kernels visit for a query, and what it attends of that: keys of each sweep, in the mean.
 
 A query visits the keys that its tile computes products with: the range of a contiguous sweep at the
-tile's ends, a selection's list, the listed blocks. On Triton these come in whole tiles of keys. The
-call has as many queries as keys. What tensors of the call decide is not known here: such numbers
-are limits, and say so.
+tile's ends, a selection's list, the listed blocks. On Triton these come in whole tiles of keys, on
+torch in whole cache lines where masks leave out what that adds. The call has as many queries as
+keys. What tensors of the call decide is not known here: such numbers are limits, and say so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attncomp.codegen.expressions import condition_entries
 from attncomp.codegen.plan import KernelPlan, SweepPlan
+from attncomp.codegen.torch_view import cache_line, sweep_views
 from attncomp.ir.affine import Drawn, Passing
 from attncomp.runtime.attended import Mean, attended_keys
 from attncomp.runtime.key_ranges import key_ends, listed_blocks
@@ -52,7 +53,7 @@ def count_visits(plan: KernelPlan, n_keys: int) -> list[Visits]:
     found = []
     for number, sweep in enumerate(plan.sweeps):
         attended, depends = attended_keys(plan, sweep, n_keys)
-        visited = Mean(_mean_visited(plan, sweep, tiles, n_keys), _known(sweep))
+        visited = Mean(_mean_visited(plan, number, tiles, n_keys), _known(sweep))
         found.append(Visits(sweeps=(number,), visited=visited, attended=attended, depends=depends))
     number = len(found)
     for part in plan.strided:
@@ -84,7 +85,7 @@ def _visited_by_class(plan: KernelPlan, whole: int, step: int) -> float:
     """Keys that a query visits by the plan of a class of every step-th of `whole` positions."""
     n_keys = -(-whole // step)
     tiles = _tiles(plan, n_keys, whole, step)
-    own = sum(_mean_visited(plan, sweep, tiles, n_keys) for sweep in plan.sweeps)
+    own = sum(_mean_visited(plan, i, tiles, n_keys) for i in range(len(plan.sweeps)))
     inner = (_visited_by_class(part.plan, whole, step * part.step) for part in plan.strided)
     return own + sum(inner)
 
@@ -97,32 +98,42 @@ def _tiles(plan: KernelPlan, n_keys: int, whole: int, step: int) -> _Tiles:
     return _Tiles(first, end - 1, (end * step).clamp(max=whole) - first * step)
 
 
-def _mean_visited(plan: KernelPlan, sweep: SweepPlan, tiles: _Tiles, n_keys: int) -> float:
-    keys = _visited(plan, sweep, tiles, n_keys) * tiles.queries
+def _mean_visited(plan: KernelPlan, index: int, tiles: _Tiles, n_keys: int) -> float:
+    keys = _visited(plan, index, tiles, n_keys) * tiles.queries
     return int(keys.sum()) / int(tiles.queries.sum())
 
 
-def _visited(plan: KernelPlan, sweep: SweepPlan, tiles: _Tiles, n_keys: int) -> Tensor:
-    """The keys [T] that each tile of queries visits, or the most that it may."""
+def _visited(plan: KernelPlan, index: int, tiles: _Tiles, n_keys: int) -> Tensor:
+    """The keys [T] that each tile of queries visits in a sweep, or the most that it may."""
+    sweep = plan.sweeps[index]
+    triton = plan.problem.backend == "triton"
     if sweep.walk is not None:
         size = sweep.walk.size
         block = tiles.first[:, None] // size
         block = block + torch.arange((plan.schedule.forward.queries - 1) // size + 2)
         inside = block <= tiles.last[:, None] // size
         listed = torch.where(inside, listed_blocks(sweep.walk, block, n_keys), 0).sum(1)
-        return listed * int(_whole_tiles(plan, torch.tensor(size)))
+        return listed * (_whole(torch.tensor(size), plan.forward_keys) if triton else size)
     if sweep.source is not None:
         # At the tile's first time the list holds k keys, and one may come at each time after.
         selection = plan.selections[sweep.source]
         most = selection.k + tiles.last - tiles.first
-        return _whole_tiles(plan, torch.minimum(tiles.last + 1 - selection.lag, most).clamp(min=0))
+        keys = torch.minimum(tiles.last + 1 - selection.lag, most).clamp(min=0)
+        if triton:
+            return _whole(keys, plan.forward_keys)
+        room = min(selection.k, n_keys) + plan.schedule.forward.queries
+        return _whole(keys, cache_line(plan)).clamp(max=room)
     if sweep.bounds is None:
         raise ValueError(f"expected a plan with bounds, found none for {sweep.label}")
     lower, upper = key_ends(sweep.bounds.keys, tiles.first, tiles.last, n_keys)
-    return _whole_tiles(plan, (upper - lower).clamp(min=0))
+    keys = (upper - lower).clamp(min=0)
+    if triton:
+        return _whole(keys, plan.forward_keys)
+    if not sweep_views(plan)[index].banded:
+        return keys
+    return torch.minimum(_whole(keys, cache_line(plan)), upper.clamp(min=0))
 
 
-def _whole_tiles(plan: KernelPlan, keys: Tensor) -> Tensor:
-    """As many keys in whole tiles of keys on Triton; torch cuts the last one off."""
-    size = plan.forward_keys
-    return -(-keys // size) * size if plan.problem.backend == "triton" else keys
+def _whole(keys: Tensor, size: int) -> Tensor:
+    """As many keys or more, a multiple of a size."""
+    return -(-keys // size) * size

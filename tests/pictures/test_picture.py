@@ -204,12 +204,16 @@ CONDITIONS = (
 @pytest.mark.parametrize("pattern", [*(t.format(mode="key_value") for t in PATTERNS), *CONDITIONS])
 @pytest.mark.parametrize("size", [(37, 37), (9, 40), (40, 9)])
 def test_visits_are_those_of_the_kernels(
-    pattern: str, size: tuple[int, int], generator: torch.Generator
+    pattern: str,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shape = Shape(n_queries=size[0], n_keys=size[1], head_dim=16, value_dim=16)
     tensors = integer_tensors(shape, generator)
     tensors["scores"] = torch.randn(1, 1, size[1], generator=generator, dtype=torch.float64)
     plan = make_plan(parse(pattern), shape)
+    monkeypatch.setattr(module_of(plan), "CACHE_LINE", 1, raising=False)  # pictures fill none
     tiles, lists = visits_of(plan, size, tensors)
     needed = attncomp.compile(pattern).tensors
     shown = picture_of(pattern, *size, {name: tensors[name] for name in needed}, tile=(8, 4))

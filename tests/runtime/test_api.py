@@ -262,9 +262,9 @@ pattern      sparsek(k=512) | window(256)
 tensors      q, k, v, scores [B, G, Nk]
 gate         key_value: the gate multiplies q . k and the value
 sweep 0      window: 0 <= q - k < 256; at most 256 keys a query
-  N = 65536  visits 382 keys a query, attends 256 (66.8 %): O(1) a query
+  N = 65536  visits 383 keys a query, attends 256 (66.7 %): O(1) a query
 sweep 1      sparsek(k=512) where q - k >= 256; at most 512 keys a query, gate m0
-  N = 65536  visits at most 637 keys a query, attends at most 508, depending on scores: O(1) a query
+  N = 65536  visits at most 638 keys a query, attends at most 508, depending on scores: O(1) a query
 tiles        128 queries by 1024 keys
 keys         at most 256 + 512 = 768 a query, in one softmax
 time         O(N), forward and backward; O(N log N) for the selection, once a score group

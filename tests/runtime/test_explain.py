@@ -19,10 +19,11 @@ def counted(pattern: str, n_keys: int | None = None, backend: str | None = "torc
 @pytest.mark.parametrize(
     ("pattern", "lines"),
     [
-        # 255 keys of the 128 queries of a tile; 256 of each query but for the first ones
+        # 255 keys of the 128 queries of a tile, in whole cache lines; 128 of each query but for the
+        # first ones
         (
             "window(128)",
-            ["N = 65536  visits 255 keys a query, attends 128 (50.2 %): O(1) a query"],
+            ["N = 65536  visits 256 keys a query, attends 128 (50 %): O(1) a query"],
         ),
         (
             "causal",
@@ -41,15 +42,15 @@ def counted(pattern: str, n_keys: int | None = None, backend: str | None = "torc
         (
             "sparsek(k=512, lag=256) | window(256)",
             [
-                "N = 65536  visits 382 keys a query, attends 256 (66.8 %): O(1) a query",
-                "N = 65536  visits at most 634 keys a query, attends 508 (at least 80.1 %): "
+                "N = 65536  visits 383 keys a query, attends 256 (66.7 %): O(1) a query",
+                "N = 65536  visits at most 635 keys a query, attends 508 (at least 80 %): "
                 "O(1) a query",
             ],
         ),
         (
             "sparsek(k=512) - window(256)",
             [
-                "N = 65536  visits at most 637 keys a query, attends at most 508, depending on "
+                "N = 65536  visits at most 638 keys a query, attends at most 508, depending on "
                 "scores: O(1) a query"
             ],
         ),
@@ -111,7 +112,7 @@ def test_the_length_can_be_chosen() -> None:
         expected.replace("  ", " ")
     ]
     (line,) = counted("window(256)", 1 << 20)
-    assert line == "N = 1048576  visits 383 keys a query, attends 256 (66.8 %): O(1) a query"
+    assert line == "N = 1048576  visits 384 keys a query, attends 256 (66.7 %): O(1) a query"
     grouped = "heads{0:1 -> causal, 1: -> window(3)}"
     assert len(counted(grouped, 100)) == 2
 
