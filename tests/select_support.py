@@ -20,13 +20,22 @@ def torch_twin(plan: KernelPlan) -> KernelPlan:
     return dataclasses.replace(plan, problem=dataclasses.replace(plan.problem, backend="torch"))
 
 
-def check_select(pattern: str | Expr, scores: Tensor, n_queries: int) -> None:
-    """Exactly the same integers and thresholds theta; delta to rounding, for sums differ."""
+def check_select(
+    pattern: str | Expr, scores: Tensor, n_queries: int, *, segment: int | None = None
+) -> None:
+    """Exactly the same integers and thresholds theta; delta to rounding, for sums differ.
+
+    segment: queries that the backward's lists are for, None for as many as the schedule has.
+    """
     batch, groups, n_keys = scores.shape
     shape = Shape(
         query_heads=groups, groups=groups, n_queries=n_queries, n_keys=n_keys, head_dim=16
     )
     plan = make_plan(pattern, dataclasses.replace(shape, value_dim=16))
+    if segment is not None:
+        plan = dataclasses.replace(
+            plan, schedule=dataclasses.replace(plan.schedule, segment=segment)
+        )
     given_scores = (scores,) * len(plan.scores)
     found = load_plan(plan).select(given_scores, n_queries)
     wanted = load_plan(torch_twin(plan)).select(given_scores, n_queries)

@@ -12,7 +12,7 @@ from select_support import check_select
 from torch import Tensor
 from triton_support import OVERFLOWS, load_plan, make_plan
 
-from attncomp.runtime import selection
+from attncomp.runtime import launch, selection
 
 pytestmark = [pytest.mark.usefixtures("interpreted"), OVERFLOWS]
 
@@ -88,6 +88,15 @@ def test_lists_from_the_row(
     monkeypatch.setattr(selection, "SPANS", spans)
     scores = torch.randn(1, 2, 70, generator=generator)
     check_select(f"sparsek(k=9, lag=3, gate={gate!r})", scores, 67)
+
+
+def test_lists_between_those_of_segments_and_tiles(
+    narrow: None, generator: torch.Generator
+) -> None:
+    """Tiles much shorter than segments: their lists come from lists of spans between the two."""
+    assert launch.list_spans(67, 4096, 32) == [4096, 64, 32]
+    scores = torch.randn(1, 2, 70, generator=generator)
+    check_select("sparsek(k=9, lag=3)", scores, 67, segment=4096)
 
 
 def test_scores_of_64_bits(narrow: None, generator: torch.Generator) -> None:
