@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -59,8 +59,7 @@ def interpreter() -> Iterator[None]:
 
     TRITON_INTERPRET counts when a function is decorated, which those of triton.language were at
     their import: they are decorated anew for the while. What the interpreter patches, partly for
-    good, is put back, so that one process can interpret and compile. Memory that nothing has
-    written yet holds fives, so that it shows where a kernel reads such.
+    good, is put back, so that one process can interpret and compile.
     """
     before = [(space, dict(vars(space))) for space in _language()]
     with pytest.MonkeyPatch.context() as patch:
@@ -69,8 +68,6 @@ def interpreter() -> Iterator[None]:
             for name, member in members.items():
                 if isinstance(member, triton.JITFunction):
                     setattr(space, name, _interpreted(member.fn))
-        for space, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-            patch.setattr(space, name, _of_fives(getattr(space, name)))
         _patch_once_a_launch(patch)
         hasten(patch)
         for name, size in WIDE_TILES.items():
@@ -80,11 +77,6 @@ def interpreter() -> Iterator[None]:
         finally:
             for space, members in before:
                 _restore(space, members)
-
-
-def _of_fives(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that makes tensors of no values, with values."""
-    return lambda *args, **keywords: make(*args, **keywords).fill_(5)
 
 
 def _patch_once_a_launch(patch: pytest.MonkeyPatch) -> None:
