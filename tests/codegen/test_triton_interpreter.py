@@ -58,6 +58,8 @@ CRISP = {
     "window(4) - full": SQUARE,
     "window(40) - first(20)": dataclasses.replace(SQUARE, n_queries=90, n_keys=60),
     "causal & ~window(7)": dataclasses.replace(SQUARE, n_queries=33, n_keys=75),
+    # A mask that depends on keys alone, with several heads a tile.
+    "where(2 <= k and k < n // 2)": dataclasses.replace(SQUARE, query_heads=4, kv_heads=2),
 }
 
 
