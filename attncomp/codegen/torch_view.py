@@ -84,7 +84,7 @@ class SweepView:
 
 def sweep_views(plan: KernelPlan) -> list[SweepView]:
     """The plan's sweeps, in order."""
-    return [_view(plan, index) for index in range(len(plan.sweeps))]
+    return [sweep_view(plan, index) for index in range(len(plan.sweeps))]
 
 
 def cache_line(plan: KernelPlan) -> int:
@@ -92,7 +92,8 @@ def cache_line(plan: KernelPlan) -> int:
     return 8 if plan.problem.dtype == "float64" else 16
 
 
-def _view(plan: KernelPlan, index: int) -> SweepView:
+def sweep_view(plan: KernelPlan, index: int) -> SweepView:
+    """One of the plan's sweeps, by its number."""
     sweep = plan.sweeps[index]
     residual = expressions.mask_text(sweep.residual, "distance", "key") if sweep.residual else ""
     distances = None if sweep.source is None else _distances(sweep)

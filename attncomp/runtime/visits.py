@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attncomp.codegen.expressions import condition_entries
 from attncomp.codegen.plan import KernelPlan, SweepPlan
-from attncomp.codegen.torch_view import cache_line, sweep_views
+from attncomp.codegen.torch_view import cache_line, sweep_view
 from attncomp.ir.affine import Drawn, Passing
 from attncomp.runtime.attended import Mean, attended_keys
 from attncomp.runtime.key_ranges import key_ends, listed_blocks
@@ -106,34 +106,34 @@ def _mean_visited(plan: KernelPlan, index: int, tiles: _Tiles, n_keys: int) -> f
 def _visited(plan: KernelPlan, index: int, tiles: _Tiles, n_keys: int) -> Tensor:
     """The keys [T] that each tile of queries visits in a sweep, or the most that it may."""
     sweep = plan.sweeps[index]
-    triton = plan.problem.backend == "triton"
     if sweep.walk is not None:
         size = sweep.walk.size
         block = tiles.first[:, None] // size
         block = block + torch.arange((plan.schedule.forward.queries - 1) // size + 2)
         inside = block <= tiles.last[:, None] // size
         listed = torch.where(inside, listed_blocks(sweep.walk, block, n_keys), 0).sum(1)
-        return listed * (_whole(torch.tensor(size), plan.forward_keys) if triton else size)
+        return listed * _filled(plan, torch.tensor(size), room=torch.tensor(size))
     if sweep.source is not None:
         # At the tile's first time the list holds k keys, and one may come at each time after.
         selection = plan.selections[sweep.source]
         most = selection.k + tiles.last - tiles.first
         keys = torch.minimum(tiles.last + 1 - selection.lag, most).clamp(min=0)
-        if triton:
-            return _whole(keys, plan.forward_keys)
         room = min(selection.k, n_keys) + plan.schedule.forward.queries
-        return _whole(keys, cache_line(plan)).clamp(max=room)
+        return _filled(plan, keys, room=torch.tensor(room))
     if sweep.bounds is None:
         raise ValueError(f"expected a plan with bounds, found none for {sweep.label}")
     lower, upper = key_ends(sweep.bounds.keys, tiles.first, tiles.last, n_keys)
     keys = (upper - lower).clamp(min=0)
-    if triton:
-        return _whole(keys, plan.forward_keys)
-    if not sweep_views(plan)[index].banded:
-        return keys
-    return torch.minimum(_whole(keys, cache_line(plan)), upper.clamp(min=0))
+    banded = sweep_view(plan, index).banded
+    return _filled(plan, keys, room=upper.clamp(min=0) if banded else keys)
 
 
-def _whole(keys: Tensor, size: int) -> Tensor:
-    """As many keys or more, a multiple of a size."""
-    return -(-keys // size) * size
+def _filled(plan: KernelPlan, keys: Tensor, *, room: Tensor) -> Tensor:
+    """As many keys as blocks take for so many: whole tiles on Triton, on torch whole cache lines.
+
+    room: torch takes no more than this.
+    """
+    triton = plan.problem.backend == "triton"
+    size = plan.forward_keys if triton else cache_line(plan)
+    filled = -(-keys // size) * size
+    return filled if triton else torch.minimum(filled, room)
