@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,16 +246,33 @@ def test_kernels_are_made_side_by_side_and_parsed_one_by_one(
     assert most == [1, 1, 1]
 
 
-def test_the_last_launched_come_first(
+def test_the_slowest_come_first(
     compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of the others the last launched."""
     order: list[str] = []
     compiler.make = order.append
     monkeypatch.setattr(compile_ahead, "cores", lambda: 1)
-    served = Served(lower("window(5)", PROBLEM), tmp_path)
+    served = Served(lower("sparsek(k=4)", PROBLEM), tmp_path)
     served.start(gradients=True)
     served.run(gradients=True)
-    assert order == ["backward_key_kernel", "hopper_query_kernel", "hopper_forward_kernel"]
+    assert order == [
+        *("hopper_forward_kernel", "backward_key_kernel", "hopper_query_kernel"),
+        *("part_interval_kernel", "backward_gathered_0_kernel", "checkpoint_kernel"),
+        *("backward_scores_kernel", "sum_thresholds_kernel", "sum_segments_0_kernel"),
+        *("list_kernel", "row_list_kernel", "part_checkpoint_kernel", "interval_kernel"),
+    ]
+
+
+def test_the_slowest_kernels_are_known_by_their_names() -> None:
+    kernels = set()
+    for target in ("sm_80", "sm_90"):
+        problem = dataclasses.replace(PROBLEM, target=target, head_dim=128, value_dim=128)
+        for pattern in PATTERNS:
+            text = render(lower(pattern, problem))
+            kernels |= set(re.findall(r"^def (\w+_kernel)\(", text, re.MULTILINE))
+    for name in compile_ahead.SLOWEST:
+        assert any(kernel.startswith(name) for kernel in kernels), name
 
 
 def test_launches_wait_for_their_own_kernel(compiler: Compiler, tmp_path: Path) -> None:
@@ -325,7 +343,7 @@ def test_an_interrupt_leaves_no_queue(
             served.start(gradients=True)
     gate.set()
     _join()
-    assert compiler.compiled == ["backward_key_kernel"]
+    assert compiler.compiled == ["hopper_forward_kernel"]
     compiler.make = lambda name: None
     served.run(gradients=True)
     assert sorted(compiler.compiled) == [
