@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -66,6 +66,8 @@ class Ahead:
         self._load = load
         self._device = device
         self._started: set[str] = set()
+        # While the module of the plan is made and imported, which comes next.
+        self._triton = _in_background(lambda: _start_triton(device))
 
     def call(
         self,
@@ -109,7 +111,29 @@ class Ahead:
     def _start(self, launches: dict[str, list[Launch]]) -> None:
         new = [x for name, found in launches.items() if name not in self._started for x in found]
         self._started.update(launches)
+        wait([self._triton])
         compile_side_by_side(new, self._device)
+
+
+def _in_background(task: Callable[[], None]) -> Future[None]:
+    """Start a task in a thread; what goes wrong there stands in the future."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="attncomp-start")
+    started = pool.submit(task)
+    pool.shutdown(wait=False)
+    return started
+
+
+def _start_triton(device: torch.device) -> None:
+    """What Triton does before its first kernel, most of it without Python's lock.
+
+    It compiles a C module of its driver's, and sums up its own files: half a gigabyte.
+    """
+    from triton.runtime import driver
+    from triton.runtime.cache import triton_key
+
+    with torch.cuda.device(device):
+        driver.active.get_current_target()
+    triton_key()
 
 
 def cores() -> int:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,27 +19,17 @@ from typing import Any
 import pytest
 import torch
 import triton
-from torch import Tensor
+from compile_support import PROBLEM, Compiler, Served
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
 import attncomp
 from attncomp.codegen.emit import render
 from attncomp.codegen.lower import lower
-from attncomp.codegen.plan import KernelPlan
-from attncomp.ir.schedule import Problem
 from attncomp.runtime import compile_ahead, whole
-from attncomp.runtime.compile_ahead import Ahead
-from attncomp.runtime.loader import load_module
 from attncomp.runtime.program import Program
-from attncomp.runtime.quick_launch import with_quick_launches
-from attncomp.runtime.strides import Kernels, composed
+from attncomp.runtime.strides import Kernels
 
-PROBLEM = Problem(
-    backend="triton", target="sm_90", dtype="bfloat16", head_dim=64, value_dim=64, unit_heads=2
-)
-DEVICE = torch.device("cuda", 0)
-HEADS, KV_HEADS, N = 4, 2, 300
 PATTERNS = (
     "window(5)",
     "sparsek(k=4, lag=3) | window(4)",
@@ -50,48 +38,6 @@ PATTERNS = (
     "window(64) with softcap(30), sink, bias(8)",
 )
 WAIT = 20.0  # seconds, for what comes at once
-
-
-@dataclass
-class Compiler:
-    """Stands in for Triton's; notes what it compiles in which thread.
-
-    make: what comes after parsing, of a kernel by its name.
-    """
-
-    launchers: list[str]
-    make: Callable[[str], object] = lambda name: None
-    parse: Callable[[], None] = lambda: None
-    compiled: list[str] = field(default_factory=list)
-    threads: list[str] = field(default_factory=list)
-
-    def __call__(self, src: Any, target: Any, options: Any) -> Any:
-        self.threads.append(threading.current_thread().name)
-        src.make_ir()
-        self.make(src.name)
-        self.compiled.append(src.name)
-        return Compiled(src)
-
-    @property
-    def ahead(self) -> list[bool]:
-        return [name.startswith("attncomp-compile") for name in self.threads]
-
-
-class Compiled:
-    """What a compiler gives: a kernel that runs nowhere."""
-
-    function = packed_metadata = metadata = None
-
-    def __init__(self, src: Any) -> None:
-        self.src = src
-
-    def __getitem__(self, grid: object) -> Callable[..., None]:
-        return self.run
-
-    def run(self, *args: object) -> None:
-        """Launch."""
-
-    launch_metadata = run
 
 
 @pytest.fixture
@@ -123,57 +69,9 @@ def compiler(monkeypatch: pytest.MonkeyPatch, launchers: list[str]) -> Compiler:
 
 def _join() -> None:
     for thread in threading.enumerate():
-        if thread.name.startswith("attncomp-compile"):
+        if thread.name.startswith("attncomp-"):
             thread.join(WAIT)
             assert not thread.is_alive()
-
-
-@dataclass
-class Served:
-    """A plan with modules that nothing has compiled, and a call of it."""
-
-    plan: KernelPlan
-    directory: Path
-    ahead: Ahead = field(init=False)
-    functions: Kernels = field(init=False)
-
-    def __post_init__(self) -> None:
-        load = functools.cache(self._load)
-        self.ahead = Ahead(self.plan, load, DEVICE)
-        self.functions = composed(self.plan, load)
-
-    def _load(self, plan: KernelPlan) -> Kernels:
-        path = self.directory / f"module_{len(list(self.directory.iterdir()))}.py"
-        path.write_text(render(plan), encoding="utf-8")
-        return Kernels.of(with_quick_launches(load_module(path, f"{path.parent.name}_{path.stem}")))
-
-    @functools.cached_property
-    def given(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """q, k, v; scores; learned tensors."""
-        inputs = [empty(heads, N, 64) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-        scores = [empty(KV_HEADS, N, dtype=torch.float32) for _ in self.plan.scores]
-        learned = [
-            torch.empty(HEADS, *([] if width is None else [width]), device="meta")
-            for _, width in self.plan.modifiers.tensors
-        ]
-        return tuple(inputs), tuple(scores), tuple(learned)
-
-    def start(self, *, gradients: bool) -> None:
-        """Compile ahead of a call."""
-        inputs, scores, learned = self.given
-        self.ahead.call(*inputs, scores, learned, 0.1, gradients=gradients)
-
-    def run(self, *, gradients: bool) -> None:
-        """The call."""
-        inputs, scores, learned = self.given
-        state = (*(self.functions.select(scores, N) if scores else ()), *learned)
-        out, lse = self.functions.forward(*inputs, state, 0.1)
-        if gradients:
-            self.functions.backward(torch.empty_like(out), None, *inputs, out, lse, state, 0.1)
-
-
-def empty(*size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty((1, *size), dtype=dtype, device="meta")
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -244,6 +142,36 @@ def test_kernels_are_made_side_by_side_and_parsed_one_by_one(
     served.run(gradients=True)
     assert compiler.ahead == [True] * 3
     assert most == [1, 1, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_triton_starts_while_the_module_is_made(
+    fails: bool, compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is parsed before it has, or has failed to: then a launch says why it cannot run."""
+    begun, gate = threading.Event(), threading.Event()
+    driver = triton.runtime.driver.active
+    target = driver.get_current_target()
+
+    def start() -> GPUTarget:
+        begun.set()
+        assert gate.wait(WAIT)
+        if fails:
+            raise OSError("no C compiler")
+        return target
+
+    monkeypatch.setattr(driver, "get_current_target", start)
+    served = Served(lower("window(5)", PROBLEM), tmp_path)
+    assert begun.wait(WAIT)
+    caller = threading.Thread(target=served.start, kwargs={"gradients": False})
+    caller.start()
+    caller.join(0.1)
+    assert caller.is_alive() and not compiler.threads
+    gate.set()
+    caller.join(WAIT)
+    with pytest.raises(OSError, match="no C compiler") if fails else contextlib.nullcontext():
+        served.run(gradients=False)
+    assert compiler.ahead == [True] * (not fails)
 
 
 def test_the_slowest_come_first(
