@@ -15,9 +15,14 @@ from attncomp.codegen.state import state_layout
 from attncomp.frontend.ast import Expr
 
 
-def torch_twin(plan: KernelPlan) -> KernelPlan:
-    """The plan with the same schedule for the torch backend."""
-    return dataclasses.replace(plan, problem=dataclasses.replace(plan.problem, backend="torch"))
+def torch_twin(plan: KernelPlan, queries: int) -> KernelPlan:
+    """The plan for the torch backend, with so many queries a tile of the forward."""
+    tile = dataclasses.replace(plan.schedule.forward, queries=queries)
+    return dataclasses.replace(
+        plan,
+        problem=dataclasses.replace(plan.problem, backend="torch"),
+        schedule=dataclasses.replace(plan.schedule, forward=tile),
+    )
 
 
 def check_select(
@@ -38,17 +43,24 @@ def check_select(
         )
     given_scores = (scores,) * len(plan.scores)
     found = load_plan(plan).select(given_scores, n_queries)
-    wanted = load_plan(torch_twin(plan)).select(given_scores, n_queries)
     layout = state_layout(plan, batch, [groups], n_queries, n_keys)
     assert [tuple(tensor.shape) for tensor in found] == [field.shape for field in layout]
-    states = split_state(plan, found), split_state(torch_twin(plan), wanted)
-    for state, twin in zip(*states, strict=True):
-        for name, wanted_field in twin.items():
-            field = state[name]
-            assert field.dtype == wanted_field.dtype
-            if name.endswith("_keys"):  # in another order
-                field, wanted_field = field.sort(-1).values, wanted_field.sort(-1).values
-            if name == "delta":
-                assert torch.allclose(field, wanted_field, rtol=0, atol=1e-6)
-            else:
-                assert torch.equal(field, wanted_field), name
+    for name, queries in (
+        ("tile", plan.schedule.forward.queries),
+        ("segment", plan.schedule.segment),
+    ):
+        twin = torch_twin(plan, queries)
+        wanted = split_state(twin, load_plan(twin).select(given_scores, n_queries))
+        for state, expected in zip(split_state(plan, found), wanted, strict=True):
+            for field, tensor in expected.items():
+                assert_same(field, state[field.replace("tile", name)], tensor)
+
+
+def assert_same(name: str, found: Tensor, wanted: Tensor) -> None:
+    assert found.dtype == wanted.dtype
+    if name == "tile_keys":  # in another order
+        found, wanted = found.sort(-1).values, wanted.sort(-1).values
+    if name == "delta":
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-6)
+    else:
+        assert torch.equal(found, wanted), name

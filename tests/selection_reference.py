@@ -78,14 +78,6 @@ def key_lists(
     return [tuple(sorted(set().union(*part))) for part in _spans(prefixes, n_queries, lag, span)]
 
 
-def full_lists(
-    prefixes: Sequence[Prefix], n_queries: int, lag: int, span: int
-) -> list[tuple[int, ...]]:
-    """Keys selected for all of the queries [i * span, (i + 1) * span), ascending, for each i."""
-    spans = _spans(prefixes, n_queries, lag, span)
-    return [tuple(sorted(part[0].intersection(*part))) for part in spans]
-
-
 def _spans(prefixes: Sequence[Prefix], n_queries: int, lag: int, span: int) -> list[list[set[int]]]:
     """What is selected for each query, span by span."""
     times = [i + len(prefixes) - n_queries - lag for i in range(n_queries)]

@@ -23,7 +23,7 @@ While t < k every key is selected with a gate of 1: theta is -inf, delta and sup
 The gate is m = clip((score[j] - theta[t]) + delta[t], 0, 1), the same as clip(u_j - tau, 0, 1) but
 exact for scores of any size. Tile i covers query indices [i * tile, (i + 1) * tile), at positions
 index + Nk - Nq; segments likewise. Entries beyond a list's count are 0. On torch lists ascend, and
-tile_full and segment_full do not exist. On Triton the keys come first that are selected, and in the
+only tile_keys and tile_count exist. On Triton the keys come first that are selected, and in the
 box of pairs that the list's sweep attends, at all positions of the tile or segment: their pairs
 need no mask; both parts of a segment's list ascend.
 Without score gradients (`gate="hard"`) the fields from theta to frac_death do not exist.
@@ -66,8 +66,11 @@ class Field(NamedTuple):
 def state_fields(plan: KernelPlan) -> tuple[str, ...]:
     """Names of the fields that each selection of the plan has, in order."""
     soft = ("theta", "delta", "support", "frac_birth", "frac_death")
-    parts = ("keys", "count", *(["full"] if plan.problem.backend == "triton" else []))
-    lists = [f"{span}_{part}" for span in ("tile", "segment") for part in parts]
+    spans: tuple[str, ...] = ("tile",)
+    parts: tuple[str, ...] = ("keys", "count")
+    if plan.problem.backend == "triton":
+        spans, parts = (*spans, "segment"), (*parts, "full")
+    lists = [f"{span}_{part}" for span in spans for part in parts]
     return ("score", "evict", *(soft if plan.differentiable_scores else ()), *lists)
 
 

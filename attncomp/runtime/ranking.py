@@ -34,9 +34,9 @@ def compressed(ranked: Tensor) -> Tensor:
     score = ranked.double().nan_to_num(nan=torch.finfo(ranked.dtype).max)
     leads = torch.zeros(ranked.shape, dtype=torch.bool, device=ranked.device)
     leads[:, 1:] = score[:, :-1] - score[:, 1:] >= 2.0
-    island = row_cumsum(leads)
-    leader = torch.searchsorted(island, island)  # the first index of the same island
+    first = torch.where(leads, torch.arange(ranked.shape[-1], device=ranked.device), 0)
+    leader = first.cummax(-1).values  # the index behind the last gap
     value = score - score.gather(-1, leader)
-    drop = torch.zeros_like(island)
+    drop = torch.zeros_like(leader)
     drop[:, 1:] = torch.where(leads[:, 1:], (2 - value[:, :-1]).ceil().long(), 0)
     return value - row_cumsum(drop)

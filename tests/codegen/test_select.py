@@ -18,7 +18,6 @@ from selection_reference import (
     Prefix,
     bounded,
     differentiable_gates,
-    full_lists,
     key_lists,
     near_step,
     select_all,
@@ -48,7 +47,6 @@ def make_plan(
     backend: BackendName,
     mode: GateMode | None = "key_value",
     tile: int = 4,
-    segment: int = 16,
 ) -> KernelPlan:
     tiles = Tile(queries=tile, keys=16)
     return KernelPlan(
@@ -65,7 +63,7 @@ def make_plan(
             backward_query=tiles,
             backward_gathered=tiles,
             backward_contiguous=tiles,
-            segment=segment,
+            segment=tile,
         ),
         pattern="a selection",
     )
@@ -129,26 +127,12 @@ def check_fractional(row: dict[str, Tensor], prefixes: list[Prefix], exact: bool
             assert member == (0 < gate < 1) or (near_step(gate) and not exact)
 
 
-def check_lists(
-    row: dict[str, Tensor],
-    name: str,
-    expected: list[tuple[int, ...]],
-    full: list[tuple[int, ...]],
-    capacity: int,
-) -> None:
-    """full: what stands first in lists that are split."""
-    keys, count = row[f"{name}_keys"], row[f"{name}_count"]
+def check_lists(row: dict[str, Tensor], expected: list[tuple[int, ...]], capacity: int) -> None:
+    keys, count = row["tile_keys"], row["tile_count"]
     assert keys.shape == (len(expected), capacity)
-    for span, (found, n) in enumerate(zip(keys.tolist(), count.tolist(), strict=True)):
+    for wanted, found, n in zip(expected, keys.tolist(), count.tolist(), strict=True):
+        assert tuple(found[:n]) == wanted
         assert not any(found[n:])
-        if f"{name}_full" not in row:
-            assert tuple(found[:n]) == expected[span]
-            continue
-        first = int(row[f"{name}_full"][span])
-        parts = found[:first], found[first:n]
-        assert set(parts[0]) == set(full[span]) and len(parts[0]) == len(full[span])
-        assert sorted(found[:n]) == list(expected[span])
-        assert name == "tile" or all(part == sorted(part) for part in parts)
 
 
 def check_all(
@@ -159,7 +143,6 @@ def check_all(
     k: int,
     lag: int,
     tile: int,
-    segment: int,
     exact: bool = False,
 ) -> None:
     """Every field against brute force; exact: the scores lie on a binary grid."""
@@ -172,9 +155,7 @@ def check_all(
         if "theta" in row:
             check_thresholds(row, prefixes)
             check_fractional(row, prefixes, exact)
-        for name, span in (("tile", tile), ("segment", segment)):
-            lists, full = (f(prefixes, n_queries, lag, span) for f in (key_lists, full_lists))
-            check_lists(row, name, lists, full, kept + span)
+        check_lists(row, key_lists(prefixes, n_queries, lag, tile), kept + tile)
 
 
 GRIDS: dict[str, st.SearchStrategy[float]] = {
@@ -212,7 +193,6 @@ def test_matches_brute_force(backend: BackendName, grid: str, data: st.DataObjec
         "k": data.draw(st.sampled_from([1, 2, 3, 5, 8, 20]), label="k"),
         "lag": data.draw(st.sampled_from([0, 1, 3, 7, 30]), label="lag"),
         "tile": data.draw(st.sampled_from([1, 2, 4]), label="tile"),
-        "segment": data.draw(st.sampled_from([4, 16]), label="segment"),
     }
     state = run(scores, n_queries, backend=backend, **shape)
     check_all(state, scores, n_queries, exact=grid in EXACT, **shape)
@@ -235,7 +215,7 @@ def test_ties_between_rounded_sums(
         row = torch.tensor([*base, *ties], dtype=torch.float64)
         scores = row[torch.randperm(len(row), generator=generator)][None, None]
         state = run(scores, k=k, backend=backend)
-        check_all(state, scores, len(row), k=k, lag=0, tile=4, segment=16, exact=True)
+        check_all(state, scores, len(row), k=k, lag=0, tile=4, exact=True)
 
 
 @pytest.mark.parametrize("mode", ["hard", "logit"])
@@ -247,7 +227,7 @@ def test_modes(backend: BackendName, mode: GateMode, generator: torch.Generator)
     assert ("theta" in state) == (mode != "hard")
     for name, field in state.items():
         assert torch.equal(field, soft[name])
-    check_all(state, scores, 33, k=6, lag=2, tile=4, segment=16)
+    check_all(state, scores, 33, k=6, lag=2, tile=4)
 
 
 def test_layout_of_several_selections(backend: BackendName, generator: torch.Generator) -> None:
@@ -284,13 +264,14 @@ def test_no_selection(backend: BackendName) -> None:
 def test_tiny(backend: BackendName, n_queries: int, n_keys: int) -> None:
     scores = torch.arange(n_keys, dtype=torch.float32).view(1, 1, -1)
     state = run(scores, n_queries, k=2, lag=1, backend=backend)
-    check_all(state, scores, n_queries, k=2, lag=1, tile=4, segment=16)
+    check_all(state, scores, n_queries, k=2, lag=1, tile=4)
 
 
-def test_empty_batch(backend: BackendName) -> None:
-    state = run(torch.zeros(0, 2, 6), k=2, backend=backend)
+@pytest.mark.parametrize("n", [6, 60])
+def test_empty_batch(backend: BackendName, n: int) -> None:
+    state = run(torch.zeros(0, 2, n), k=2, backend=backend)
     plan = make_plan(SelectionPlan(k=2, lag=0, scores="scores"), backend=backend)
-    layout = state_layout(plan, 0, [2], 6, 6)
+    layout = state_layout(plan, 0, [2], n, n)
     assert [tuple(field.shape) for field in state.values()] == [field.shape for field in layout]
 
 
@@ -315,7 +296,7 @@ def test_nan(backend: BackendName, place: int, generator: torch.Generator) -> No
         assert torch.allclose(state[name][0, 0, :place], want[name][0, 0, :place], rtol=1e-12)
     for name, field in state.items():
         assert torch.equal(field[0, 1], want[name][0, 1])
-    for name in ("tile_keys", "segment_keys", "evict", "support", "frac_birth", "frac_death"):
+    for name in ("tile_keys", "evict", "support", "frac_birth", "frac_death"):
         assert ((state[name] >= 0) & (state[name] <= 10)).all()
 
 
@@ -359,7 +340,7 @@ def test_gates_sum_to_k(
 ) -> None:
     n, k = 700, 60
     scores = spread * torch.randn(2, 1, n, generator=generator, dtype=dtype)
-    state = run(scores, k=k, backend=backend, tile=16, segment=64)
+    state = run(scores, k=k, backend=backend, tile=16)
     time = torch.arange(n)
     offset = (state["delta"] - state["theta"].clamp(min=-1e4)).double().unsqueeze(-1)
     gates = (state["score"].double().unsqueeze(-2) + offset).clamp(0, 1)
@@ -392,7 +373,18 @@ def test_work_grows_like_n_log_n(backend: BackendName, mode: GateMode) -> None:
     works = []
     for n in (2048, 4096):
         with Work() as work:
-            run(torch.randn(n), k=64, backend=backend, mode=mode, tile=64, segment=256)
+            run(torch.randn(n), k=64, backend=backend, mode=mode, tile=64)
         works.append(work)
     assert works[1].total < 2.3 * works[0].total
     assert works[1].largest < 2.3 * works[0].largest
+
+
+@pytest.mark.parametrize("mode", ["key_value", "hard"])
+def test_keys_that_never_matter_cost_little(backend: BackendName, mode: GateMode) -> None:
+    """Of random scores most are too low when they come; of rising ones none is."""
+    works = []
+    for scores in (torch.randn(8192), torch.arange(8192) / 8):
+        with Work() as work:
+            run(scores, k=64, backend=backend, mode=mode, tile=64)
+        works.append(work.total)
+    assert works[0] < 0.4 * works[1]
