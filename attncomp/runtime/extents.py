@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,8 +36,7 @@ from attncomp.ir.affine import (
 from attncomp.ir.ops import Condition, Requirement
 from attncomp.runtime.positions import Call as Call
 from attncomp.runtime.positions import Side, dtype_of, evaluated
-
-_SCANNED: Final = 1024  # entries of a block of `_running_max`
+from attncomp.runtime.ranking import row_cummax
 
 _Relation: TypeAlias = Literal["==", "!=", ">=", "<="]
 
@@ -299,8 +298,8 @@ def _at_least(sides: _Sides) -> Reached:
     """Where `ranked >= wanted`: the first is where the running maximum gets there."""
     ranks, wanted, count = sides.ranks(), sides.wanted(), sides.count
     met = count - _search(_sorted(ranks), wanted)
-    lower = _search(_running_max(ranks), wanted)
-    upper = count - _search(_running_max(ranks.flip(-1)), wanted)
+    lower = _search(row_cummax(ranks), wanted)
+    upper = count - _search(row_cummax(ranks.flip(-1)), wanted)
     return Reached(lower, upper, _filled(lower, upper, met))
 
 
@@ -330,19 +329,6 @@ def _equal(sides: _Sides) -> Reached:
 
 def _sorted(ranks: Tensor) -> Tensor:
     return ranks.sort(dim=-1).values
-
-
-def _running_max(ranks: Tensor) -> Tensor:
-    """The largest of each row [B', H', N] so far, by blocks, as few long rows scan slowly.
-
-    There are at least two blocks: torch.compile has a graph of its own for one.
-    """
-    size = ranks.shape[-1]
-    padded = torch.nn.functional.pad(ranks, (0, _SCANNED + -size % _SCANNED))
-    blocks = padded.unflatten(-1, (-1, _SCANNED)).cummax(-1).values
-    least = torch.iinfo(ranks.dtype).min
-    before = torch.nn.functional.pad(blocks[..., -1].cummax(-1).values, (1, -1), value=least)
-    return torch.maximum(blocks, before.unsqueeze(-1)).flatten(-2)[..., :size]
 
 
 def _search(ranks: Tensor, wanted: Tensor, *, right: bool = False) -> Tensor:
