@@ -66,10 +66,10 @@ class Field(NamedTuple):
 def state_fields(plan: KernelPlan) -> tuple[str, ...]:
     """Names of the fields that each selection of the plan has, in order."""
     soft = ("theta", "delta", "support", "frac_birth", "frac_death")
-    spans: tuple[str, ...] = ("tile",)
-    parts: tuple[str, ...] = ("keys", "count")
+    spans, parts = ["tile"], ["keys", "count"]
     if plan.problem.backend == "triton":
-        spans, parts = (*spans, "segment"), (*parts, "full")
+        spans.append("segment")
+        parts.append("full")
     lists = [f"{span}_{part}" for span in spans for part in parts]
     return ("score", "evict", *(soft if plan.differentiable_scores else ()), *lists)
 

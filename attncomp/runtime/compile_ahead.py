@@ -67,7 +67,7 @@ class Ahead:
         self._device = device
         self._started: set[str] = set()
         # While the module of the plan is made and imported, which comes next.
-        self._triton = _in_background(lambda: _start_triton(device))
+        self._triton = _in_background(_start_triton, device)
 
     def call(
         self,
@@ -111,14 +111,14 @@ class Ahead:
     def _start(self, launches: dict[str, list[Launch]]) -> None:
         new = [x for name, found in launches.items() if name not in self._started for x in found]
         self._started.update(launches)
-        wait([self._triton])
+        wait([self._triton])  # what went wrong there does so again at the launch
         compile_side_by_side(new, self._device)
 
 
-def _in_background(task: Callable[[], None]) -> Future[None]:
-    """Start a task in a thread; what goes wrong there stands in the future."""
+def _in_background(task: Callable[[torch.device], None], device: torch.device) -> Future[None]:
+    """Start a task in a thread of its own."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="attncomp-start")
-    started = pool.submit(task)
+    started = pool.submit(task, device)
     pool.shutdown(wait=False)
     return started
 
